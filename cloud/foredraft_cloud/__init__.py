@@ -1,0 +1,1 @@
+"""The server: the target model with its exits, the engine that batches rounds, sessions, training."""

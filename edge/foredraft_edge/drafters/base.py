@@ -1,0 +1,73 @@
+"""What a drafter is: anything that guesses the next tokens of a text and can take its guesses back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from foredraft_shared.messages import Position, SamplingParams, TokenId
+
+__all__ = ["Drafter", "Proposal", "follow"]
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """One drafted token."""
+
+    token: TokenId
+    probability: float
+    """The draft's own probability of ``token`` after the warps, in [0, 1]: how sure it is. Never sent to the cloud."""
+
+
+class Drafter(Protocol):
+    """Continues a text token by token and rewinds.
+
+    A drafter holds one text. :meth:`begin` starts it, :meth:`extend` appends tokens decided elsewhere, :meth:`draft`
+    appends tokens of its own, :meth:`rewind` takes tokens back. Nothing here may depend on how the text came about:
+    after any sequence of calls, :meth:`draft` proposes what it would after ``begin(tokens)``, up to rounding.
+
+    Proposals are made with the shared noise of :mod:`foredraft_shared.sampling` at the absolute position they stand at,
+    so that draft and target agree as often as their distributions allow.
+    """
+
+    @property
+    def vocabulary(self) -> str:
+        """Fingerprint of the tokenizer whose ids it speaks."""
+
+    @property
+    def tokens(self) -> Sequence[TokenId]:
+        """The text it holds, its own proposals included; not to be changed by the caller."""
+
+    def begin(self, prompt: Sequence[TokenId]) -> None:
+        """Drop everything and hold ``prompt``. May defer the work to the first :meth:`draft`."""
+
+    def extend(self, tokens: Sequence[TokenId]) -> None:
+        """Append ``tokens`` to the text. May defer the work to the next :meth:`draft`."""
+
+    def draft(self, limit: int, params: SamplingParams) -> Iterator[Proposal]:
+        """Propose up to ``limit`` tokens, one at a time, appending each to the text as it is yielded.
+
+        The caller may stop iterating anywhere; a token not yielded is not part of the text. Ends early when the
+        drafter has nothing to propose (an n-gram without a match, a full context).
+        """
+
+    def rewind(self, length: Position) -> None:
+        """Keep the first ``length`` tokens of the text and drop the rest, its cache included."""
+
+    def close(self) -> None:
+        """Free what it holds."""
+
+
+def follow(drafter: Drafter, tokens: Sequence[TokenId]) -> None:
+    """Make ``drafter`` hold exactly ``tokens``, keeping the common beginning of its cache."""
+    held = drafter.tokens
+    common = 0
+    for mine, wanted in zip(held, tokens, strict=False):
+        if mine != wanted:
+            break
+        common += 1
+    if common < len(held):
+        drafter.rewind(common)
+    if common < len(tokens):
+        drafter.extend(tokens[common:])

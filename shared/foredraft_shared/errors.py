@@ -1,0 +1,205 @@
+"""Every error foredraft raises on purpose, named for the condition.
+
+::
+
+    ForedraftError
+    ├── UsageError                 the caller asked for something that cannot be
+    │   ├── PromptTooLong
+    │   └── InvalidSampling
+    ├── ModelError                 a model could not be found, read or used
+    │   ├── ModelNotFound
+    │   ├── ModelDamaged
+    │   ├── ModelUnsupported
+    │   └── VocabularyMismatch     draft and target do not speak the same token ids
+    ├── BackendMissing             an optional package is not installed
+    ├── LinkError                  the network, or the peer behind it
+    │   ├── LinkLost               no answer, or nobody there
+    │   ├── AddressInUse
+    │   ├── DeadlineMissed
+    │   ├── ProtocolMismatch
+    │   └── InsecureBind           an address beyond loopback without authentication
+    ├── ProtocolViolation          bytes or messages that break the rules
+    │   ├── Malformed              bytes that are not a message
+    │   ├── StaleVerdict           a verdict for text that is already committed
+    │   └── Diverged               the two sides do not hold the same text
+    └── ServerRefused              the server answered with an error
+        ├── SessionUnknown
+        └── Overloaded
+
+Each message says what happened and what to do next, in one line.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AddressInUse",
+    "BackendMissing",
+    "DeadlineMissed",
+    "Diverged",
+    "ForedraftError",
+    "InsecureBind",
+    "InvalidSampling",
+    "LinkError",
+    "LinkLost",
+    "Malformed",
+    "ModelDamaged",
+    "ModelError",
+    "ModelNotFound",
+    "ModelUnsupported",
+    "Overloaded",
+    "PromptTooLong",
+    "ProtocolMismatch",
+    "ProtocolViolation",
+    "ServerRefused",
+    "SessionUnknown",
+    "StaleVerdict",
+    "UsageError",
+    "VocabularyMismatch",
+]
+
+
+class ForedraftError(Exception):
+    """The root of everything foredraft raises on purpose; catch this to catch it all."""
+
+    code = "internal"
+    """A stable word for this condition: it travels on the wire and stands in logs."""
+    retryable = False
+    """Whether the same call may succeed later without the caller changing anything."""
+
+
+class UsageError(ForedraftError):
+    """The caller asked for something that cannot be done as asked."""
+
+    code = "usage"
+
+
+class PromptTooLong(UsageError):
+    """Prompt and requested tokens do not fit the model's context."""
+
+    code = "prompt_too_long"
+
+
+class InvalidSampling(UsageError):
+    """A sampling parameter is outside its range."""
+
+    code = "invalid_sampling"
+
+
+class ModelError(ForedraftError):
+    """A model could not be found, read or used."""
+
+    code = "model"
+
+
+class ModelNotFound(ModelError):
+    """No model of that name, path or hub id."""
+
+    code = "model_not_found"
+
+
+class ModelDamaged(ModelError):
+    """The files of a model are incomplete or not what they claim to be."""
+
+    code = "model_damaged"
+
+
+class ModelUnsupported(ModelError):
+    """The model is whole, but of a kind this version does not run."""
+
+    code = "model_unsupported"
+
+
+class VocabularyMismatch(ModelError):
+    """Draft and target would give different texts for the same token ids."""
+
+    code = "vocabulary_mismatch"
+
+
+class BackendMissing(ForedraftError):
+    """An optional package is needed for what was asked and is not installed."""
+
+    code = "backend_missing"
+
+
+class LinkError(ForedraftError):
+    """Something is wrong between edge and cloud."""
+
+    code = "link"
+    retryable = True
+
+
+class LinkLost(LinkError):
+    """The peer does not answer, or nobody is there."""
+
+    code = "link_lost"
+
+
+class AddressInUse(LinkError):
+    """Another process listens on this address."""
+
+    code = "address_in_use"
+    retryable = False
+
+
+class DeadlineMissed(LinkError):
+    """The deadline passed before the text was complete."""
+
+    code = "deadline_missed"
+
+
+class ProtocolMismatch(LinkError):
+    """The peer speaks another version of the protocol."""
+
+    code = "protocol_mismatch"
+    retryable = False
+
+
+class InsecureBind(LinkError):
+    """Binding beyond loopback without authentication is refused."""
+
+    code = "insecure_bind"
+    retryable = False
+
+
+class ProtocolViolation(ForedraftError):
+    """A peer sent something that breaks the protocol's rules."""
+
+    code = "protocol_violation"
+
+
+class Malformed(ProtocolViolation):
+    """Bytes that are not a message of this protocol."""
+
+    code = "malformed"
+
+
+class StaleVerdict(ProtocolViolation):
+    """A verdict for text that is already committed: late or doubled, and harmless."""
+
+    code = "stale_verdict"
+
+
+class Diverged(ProtocolViolation):
+    """The two sides do not hold the same committed text."""
+
+    code = "diverged"
+
+
+class ServerRefused(ForedraftError):
+    """The server answered with an error of its own; the message is the server's."""
+
+    code = "refused"
+
+
+class SessionUnknown(ServerRefused):
+    """The server does not know this session (any more)."""
+
+    code = "session_unknown"
+    retryable = True
+
+
+class Overloaded(ServerRefused):
+    """The server is at one of its limits; try again later."""
+
+    code = "overloaded"
+    retryable = True
