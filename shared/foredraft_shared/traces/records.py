@@ -1,0 +1,185 @@
+"""What a trace holds: a header, then one record a round, as JSON lines.
+
+Two kinds of time stand in a record. Names that end in ``_at_us`` are *instants*: microseconds since the trace began, on
+the edge's monotonic clock. Names that end in ``_us`` alone are *durations*. What the cloud reports are durations only,
+since its clock is not ours; :mod:`.timeline` places them.
+
+A field that is ``None`` (or missing from the line) did not happen or is not known, which is not the same as zero.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeAlias
+
+from ..errors import Malformed
+
+__all__ = [
+    "FORMAT",
+    "HintRecord",
+    "RoundKind",
+    "RoundRecord",
+    "TraceHeader",
+    "decode_header",
+    "decode_round",
+    "encode_line",
+]
+
+FORMAT = 1
+"""Number of this schema; raised when a field changes its meaning, not when one is added."""
+
+RoundKind: TypeAlias = str
+"""``"speculate"``: a draft and its verdict. ``"cloud"``: one token of the cloud's own, streamed. ``"edge"``: tokens the
+edge wrote alone."""
+
+
+@dataclass(slots=True)
+class TraceHeader:
+    """The first line of a trace."""
+
+    format: int = FORMAT
+    foredraft: str = ""
+    """Version that wrote the trace."""
+    began_unix_us: int = 0
+    """When the trace began, by the wall clock: for people and for laying traces beside each other, never for durations."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """Whatever tells traces apart: model, draft, mode, link."""
+
+
+@dataclass(slots=True)
+class HintRecord:
+    """One hint, as it arrived."""
+
+    at_us: int
+    exit_layer: int
+    accepted: int
+    token: int
+    confidence: float
+
+
+@dataclass(slots=True)
+class RoundRecord:
+    """One round, from its first drafted token to the commit. Filled as the round goes, written once it is over."""
+
+    session: str
+    """Hexadecimal; a prefix will do."""
+    round: int
+    kind: RoundKind = "speculate"
+    base: int = 0
+    """Committed tokens, prompt included, that the round builds on."""
+    drafted: int = 0
+    """Draft tokens in this round; those thrown away on a wrong guess are ``discarded``."""
+    accepted: int | None = None
+    token: int | None = None
+    """The target's own token, committed after the accepted ones."""
+    committed: int = 0
+    """Tokens this round added to the text: ``accepted + 1`` when verified, 0 when the round came to nothing."""
+
+    # --- the guess this round's draft was made on, before the verdict it follows was known
+    guess_hit: bool | None = None
+    """Whether drafting ahead paid: the draft's beginning was there when the verdict before it came. None: not tried."""
+    ready: int = 0
+    """Tokens of this draft that were already there when the verdict before it came."""
+    discarded: int = 0
+    """Tokens drafted on wrong guesses before this round, and thrown away."""
+    chained: bool = False
+    """Sent before the verdict it builds on was known."""
+    hints: list[HintRecord] = field(default_factory=list)
+    restarted_on_hint: bool = False
+    """Whether a hint about this round made the edge drop its guess and draft from the hint's."""
+
+    # --- the planner
+    decision: str = ""
+    """``speculate``, ``cloud`` or ``edge``."""
+    draft_limit: int | None = None
+    """How many tokens the planner allowed."""
+    reason: str = ""
+    """Why, in the planner's words."""
+
+    # --- instants on the edge's clock
+    draft_began_at_us: int | None = None
+    draft_ended_at_us: int | None = None
+    sent_at_us: int | None = None
+    """None for a streamed token that no message of its own asked for."""
+    verdict_at_us: int | None = None
+    committed_at_us: int | None = None
+
+    # --- durations
+    drafting_us: int = 0
+    """Spent inside the drafter for this round's tokens, discarded ones included."""
+    cloud_queued_us: int | None = None
+    cloud_computed_us: int | None = None
+    overhead_us: int = 0
+    """Spent in the loop itself: neither drafting nor waiting."""
+
+    # --- on the wire, frames included
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+
+_Record: TypeAlias = TraceHeader | RoundRecord
+_HEADER_FIELDS = tuple(item.name for item in fields(TraceHeader))
+_ROUND_FIELDS = tuple(item.name for item in fields(RoundRecord))
+_HINT_FIELDS = tuple(item.name for item in fields(HintRecord))
+# A record is written in full but for these values: they are what the reader fills in by itself.
+_ABSENT: tuple[object, ...] = (None, "", [])
+
+
+def _scalar(value: Any) -> Any:
+    """Numbers of an array library, as JSON numbers."""
+    return value.item()
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_scalar).encode
+
+
+def encode_line(record: _Record) -> bytes:
+    """One line of JSON, newline included. Written by hand: :func:`dataclasses.asdict` takes five times as long."""
+    if isinstance(record, TraceHeader):
+        return (_encode({name: getattr(record, name) for name in _HEADER_FIELDS}) + "\n").encode()
+    line: dict[str, Any] = {}
+    for name in _ROUND_FIELDS:
+        value = getattr(record, name)
+        if value not in _ABSENT:
+            line[name] = value
+    if record.hints:
+        line["hints"] = [{name: getattr(hint, name) for name in _HINT_FIELDS} for hint in record.hints]
+    return (_encode(line) + "\n").encode(errors="replace")
+
+
+def decode_header(line: bytes) -> TraceHeader:
+    """The header in the first line of a trace.
+
+    Raises:
+        Malformed: the line is not a header; says why.
+    """
+    loaded = _object(line)
+    if not isinstance(loaded.get("format"), int):
+        raise Malformed("not the header of a trace: it names no format.")
+    return TraceHeader(**{name: loaded[name] for name in _HEADER_FIELDS if name in loaded})
+
+
+def decode_round(line: bytes) -> RoundRecord:
+    """The round in any other line. Fields this version does not know are passed over: traces outlive versions.
+
+    Raises:
+        Malformed: the line is not a round; says why.
+    """
+    loaded = _object(line)
+    try:
+        known = {name: loaded[name] for name in _ROUND_FIELDS if name in loaded}
+        known["hints"] = [HintRecord(**{name: hint[name] for name in _HINT_FIELDS}) for hint in known.get("hints", [])]
+        return RoundRecord(**known)
+    except (TypeError, KeyError) as error:
+        raise Malformed(f"not a round: a field is missing or of the wrong kind ({error}).") from None
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    try:
+        loaded = json.loads(line)
+    except ValueError as error:
+        raise Malformed(f"not JSON ({error}).") from None
+    if not isinstance(loaded, dict):
+        raise Malformed("not a JSON object.")
+    return loaded
