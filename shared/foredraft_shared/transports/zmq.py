@@ -1,0 +1,276 @@
+"""ZeroMQ: a DEALER on the edge, a ROUTER in the cloud.
+
+The settings follow from measurements told in ``docs/protocol.md``. In short: a link that dies silently swallows
+messages while every ``send`` succeeds, so both sides send heartbeats; a socket with nobody behind it queues and then
+blocks, so ``IMMEDIATE`` and non-blocking sends turn that into :class:`LinkLost`; a device that comes back keeps its
+routing id, so the server must hand the id over to the new connection. Heartbeats are answered by ZeroMQ's own thread:
+that a server *works* is only told by the answer to a :class:`Ping`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import os
+import socket as sockets
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import zmq
+
+from ..clock import SystemClock
+from ..errors import AddressInUse, InsecureBind, LinkError, LinkLost
+from ..limits import MAX_MESSAGE_BYTES
+from ..messages import CloudMessage, EdgeMessage
+from ..wire import Codec
+from .address import is_loopback, parse_address, unix_socket_is_alive
+from .base import Counters, Peer, edge_decode
+from .cloud_end import CloudEnd
+
+__all__ = ["Secure", "ZmqListener", "ZmqTransport"]
+
+Secure: TypeAlias = Callable[["zmq.Socket[bytes]"], None]
+"""Called with a socket before it is bound or connected, to set its keys and authentication domain."""
+
+HEARTBEAT_MS = 500
+"""For a local network; 1,000 suits a wide one. A peer silent for three of them is gone."""
+QUEUE_MESSAGES = 256
+
+
+class ZmqTransport:
+    """The edge's end. Connects in the background and again whenever the connection breaks.
+
+    Args:
+        address: ``tcp://HOST:PORT`` or ``ipc://PATH``.
+        heartbeat_ms: see :data:`HEARTBEAT_MS`.
+        secure: sets the keys (CURVE).
+
+    Raises:
+        UsageError: the address is not one.
+    """
+
+    def __init__(self, address: str, *, heartbeat_ms: int = HEARTBEAT_MS, secure: Secure | None = None) -> None:
+        parse_address(address)
+        self.address = address
+        self.counters = Counters()
+        self._codec = Codec()
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        _configure(self._socket, address, heartbeat_ms)
+        # Kept over reconnects, so that the server finds its table again. It proves nothing about who we are.
+        # The first byte must not be 0: such ids belong to the ROUTER.
+        self._socket.routing_id = b"\x01" + os.urandom(15)
+        self._socket.immediate = True  # queue only for a peer that is there
+        self._socket.linger = 0
+        self._socket.handshake_ivl = 1500  # a reconnect into an outage would stick for the default 30 s
+        self._socket.reconnect_ivl = 100
+        self._socket.reconnect_ivl_max = 5000
+        self._socket.setsockopt(zmq.CONNECT_TIMEOUT, 3000)
+        if secure is not None:
+            secure(self._socket)
+        try:
+            self._socket.connect(address)
+        except zmq.ZMQError as error:
+            self.close()
+            raise LinkError(f"cannot connect to {address}: {error}; check the address.") from None
+
+    def ready(self, timeout_s: float) -> bool:
+        return bool(self._socket.poll(_milliseconds(timeout_s), zmq.POLLOUT))
+
+    def send(self, message: EdgeMessage) -> None:
+        data = self._codec.encode(message)
+        try:
+            self._socket.send(data, zmq.NOBLOCK)
+        except zmq.Again:
+            raise LinkLost(f"no connection to {self.address}; check that the server runs and can be reached.") from None
+        except zmq.ZMQError as error:
+            raise LinkLost(f"the connection to {self.address} is closed ({error}).") from None
+        self.counters.sent(len(data))
+
+    def receive(self, timeout_s: float) -> CloudMessage | None:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    return None
+                self._socket.poll(_milliseconds(remaining))
+                continue
+            except zmq.ZMQError as error:
+                raise LinkLost(f"the connection to {self.address} is closed ({error}).") from None
+            if len(frames) != 1:
+                self.counters.dropped += 1
+                continue
+            message = edge_decode(self._codec, frames[0], self.counters)
+            if message is not None:
+                return message
+
+    def close(self) -> None:
+        self._socket.close()
+        self._context.term()
+
+
+class ZmqListener:
+    """The cloud's end.
+
+    Args:
+        address: ``tcp://HOST:PORT`` (port 0: any free one) or ``ipc://PATH``.
+        heartbeat_ms: see :data:`HEARTBEAT_MS`.
+        linger_ms: how long :meth:`close` waits for what is not sent yet.
+        secure: sets keys and authentication domain; without it only this machine may connect.
+
+    Raises:
+        UsageError: the address is not one.
+        AddressInUse: another process listens there.
+        InsecureBind: the address can be reached from outside and there is no authentication.
+        LinkError: the address is not one of this machine's, or may not be used.
+    """
+
+    def __init__(
+        self,
+        address: str = "tcp://127.0.0.1:0",
+        *,
+        heartbeat_ms: int = HEARTBEAT_MS,
+        linger_ms: int = 500,
+        secure: Secure | None = None,
+    ) -> None:
+        _refuse_to_bind(address, authenticated=secure is not None)
+        self._end = CloudEnd(SystemClock())
+        # Sockets are not for several threads; a byte on this pair is how another thread ends a wait.
+        self._wake_reader, self._wake_writer = sockets.socketpair()
+        self._wake_reader.setblocking(False)
+        self._wake_writer.setblocking(False)
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        _configure(self._socket, address, heartbeat_ms)
+        self._socket.router_mandatory = True  # a vanished peer is an error, not silence
+        self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # or a device that comes back is ignored
+        self._socket.linger = linger_ms
+        self._socket.handshake_ivl = 5000
+        if secure is not None:
+            secure(self._socket)
+        try:
+            self._socket.bind(address)
+        except zmq.ZMQError as error:
+            self.close()
+            raise _bind_error(address, error) from None
+        self._address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._wake_reader.fileno(), zmq.POLLIN)
+
+    @property
+    def counters(self) -> Counters:
+        return self._end.counters
+
+    @property
+    def address(self) -> str:
+        return self._address
+
+    def receive(self, timeout_s: float) -> tuple[Peer, EdgeMessage] | None:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            if self._woken():
+                return None
+            try:
+                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    return None
+                self._poller.poll(_milliseconds(remaining))
+                continue
+            peer = Peer(frames[0].bytes, _identity(frames[-1]))
+            message, answer = self._read(peer, frames[1:])
+            if message is not None:
+                return peer, message
+            if answer is not None:
+                self._put(peer, answer)
+
+    def send(self, peer: Peer, message: CloudMessage) -> bool:
+        data = self._end.encode(peer, message)
+        return data is not None and self._put(peer, data)
+
+    def wake(self) -> None:
+        with contextlib.suppress(BlockingIOError, OSError):  # full: it is awake already; closed: it needs no waking
+            self._wake_writer.send(b"\0")
+
+    def close(self) -> None:
+        self._socket.close()
+        self._context.term()
+        self._wake_reader.close()
+        self._wake_writer.close()
+
+    def _read(self, peer: Peer, frames: Sequence[zmq.Frame]) -> tuple[EdgeMessage | None, bytes | None]:
+        if len(frames) != 1:
+            return None, self._end.refuse(peer, f"{len(frames)} frames; a message is one")
+        return self._end.decode(peer, frames[0].bytes)
+
+    def _put(self, peer: Peer, data: bytes) -> bool:
+        try:
+            self._socket.send_multipart((peer.connection, data), zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno in (zmq.EAGAIN, zmq.EHOSTUNREACH):  # does not read, or is gone
+                return False
+            raise
+        self._end.counters.sent(len(data))
+        return True
+
+    def _woken(self) -> bool:
+        try:
+            return bool(self._wake_reader.recv(4096))
+        except BlockingIOError:
+            return False
+
+
+def _configure(socket: zmq.Socket[bytes], address: str, heartbeat_ms: int) -> None:
+    """What both ends have in common; before bind and connect, or it has no effect."""
+    socket.setsockopt(zmq.HEARTBEAT_IVL, heartbeat_ms)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * heartbeat_ms)
+    socket.setsockopt(zmq.HEARTBEAT_TTL, 3 * heartbeat_ms)
+    socket.sndhwm = socket.rcvhwm = QUEUE_MESSAGES
+    socket.maxmsgsize = MAX_MESSAGE_BYTES
+    socket.tcp_keepalive = 1
+    # Not for every address: with it, "localhost" becomes ::1 and a server on 127.0.0.1 is not found.
+    socket.ipv6 = ":" in parse_address(address)[1]
+
+
+def _milliseconds(seconds: float) -> int:
+    """Rounded up: a wait that ends early would only wait again."""
+    return math.ceil(max(seconds, 0.0) * 1000)
+
+
+def _identity(frame: zmq.Frame) -> str:
+    """Who authentication says the sender is; empty without authentication."""
+    try:
+        return str(frame.get("User-Id"))
+    except zmq.ZMQError:
+        return ""
+
+
+def _refuse_to_bind(address: str, *, authenticated: bool) -> None:
+    kind, host = parse_address(address)
+    if kind == "ipc":
+        # ZeroMQ would quietly take the path away from whoever listens there.
+        if unix_socket_is_alive(host):
+            raise AddressInUse(f"another process listens on {address}; stop it or give another --bind path.")
+        return
+    if not authenticated and not is_loopback(host):
+        raise InsecureBind(
+            f"{address} can be reached from other machines and no authentication is configured; "
+            "bind tcp://127.0.0.1:PORT, or configure keys and an allow-list."
+        )
+
+
+def _bind_error(address: str, error: zmq.ZMQError) -> LinkError:
+    if error.errno == zmq.EADDRINUSE:
+        return AddressInUse(
+            f"another process listens on {address}; stop it, or give another port (--bind tcp://127.0.0.1:0 takes any)."
+        )
+    if error.errno in (errno.ENODEV, zmq.EADDRNOTAVAIL):
+        return LinkError(f"{address} is not an address of this machine; try tcp://127.0.0.1:0.")
+    return LinkError(f"cannot listen on {address}: {error}; choose another address.")
