@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 __all__ = ["FAMILIES", "ModelConfig", "Rope"]
 
@@ -31,6 +35,34 @@ class Rope:
     attention_factor: float | None = None
     """yarn only: scale of cosines and sines; by default 0.1 ln(factor) + 1."""
 
+    def frequencies(self, head_dim: int) -> tuple[np.ndarray[Any, np.dtype[np.float64]], float]:
+        """Angle per token of each pair of a head (radians, float64 ``[head_dim / 2]``), and the scale of cosines and sines.
+
+        Source: ``modeling_rope_utils.py`` of transformers. The pairs are the first half of a head with the second.
+        """
+        pair = np.arange(0, head_dim, 2, dtype=np.float64) / head_dim
+        plain: np.ndarray[Any, np.dtype[np.float64]] = self.theta**-pair
+        if self.kind == "linear":
+            return plain / self.factor, 1.0
+        if self.kind == "llama3":
+            turns = self.original_context * plain / (2 * math.pi)  # of each pair within the original context
+            span = self.high_frequency_factor - self.low_frequency_factor
+            smooth = np.clip((turns - self.low_frequency_factor) / span, 0.0, 1.0)
+            return (1 - smooth) * plain / self.factor + smooth * plain, 1.0
+        if self.kind == "yarn":
+            low = max(math.floor(self._pair_turning(self.beta_fast, head_dim)), 0)
+            high = min(math.ceil(self._pair_turning(self.beta_slow, head_dim)), head_dim - 1)
+            ramp = np.clip((np.arange(head_dim // 2) - low) / (high - low or 0.001), 0.0, 1.0)
+            scale = self.attention_factor
+            if scale is None:
+                scale = 0.1 * math.log(self.factor) + 1.0 if self.factor > 1 else 1.0
+            return plain / self.factor * ramp + plain * (1 - ramp), scale
+        return plain, 1.0
+
+    def _pair_turning(self, turns: float, head_dim: int) -> float:
+        """Which pair, as a fraction, turns this often within the original context."""
+        return head_dim * math.log(self.original_context / (turns * 2 * math.pi)) / (2 * math.log(self.theta))
+
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
@@ -55,7 +87,7 @@ class ModelConfig:
     qk_norm: bool = False
     """RMS norm on each head's queries and keys (Qwen3)."""
     sliding_window: int | None = None
-    """Keys further back than this are not seen (early Mistral); ``None`` for full attention."""
+    """A query at ``i`` sees the keys ``j`` with ``i - j < sliding_window`` (early Mistral); ``None`` for full attention."""
     bos: int | None = None
     eos: tuple[int, ...] = ()
     """Any of these ends a text."""
