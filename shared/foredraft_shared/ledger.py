@@ -65,7 +65,7 @@ class Ledger:
         self._digests: list[int] = [EMPTY_DIGEST]  # [length + 1]: the digest of every prefix
         self._in_flight: dict[int, Draft | Decode] = {}
         self._next_round = 1
-        self._extend(prompt)
+        self.extend(prompt)
 
     # --- what is committed
 
@@ -168,7 +168,7 @@ class Ledger:
                 raise Diverged(f"verdict accepts {verdict.accepted} of {len(round_.tokens)} draft tokens")
             done = True
             tokens = (*round_.tokens[: verdict.accepted], verdict.token)
-        self._extend(tokens)
+        self.extend(tokens)
         if done or verdict.finish:
             del self._in_flight[verdict.round]
         self._drop_impossible()
@@ -191,7 +191,8 @@ class Ledger:
         self._next_round += 1
         return round_
 
-    def _extend(self, tokens: Iterable[TokenId]) -> None:
+    def extend(self, tokens: Iterable[TokenId]) -> None:
+        """Commit ``tokens`` without a round: the prompt, a resumed text, or what this side itself decided."""
         for token in tokens:
             self._tokens.append(token)
             self._digests.append(extend_digest(self._digests[-1], (token,)))

@@ -1,0 +1,306 @@
+"""The cloud's engine: schedule → run → commit.
+
+One page to read first. The engine owns the sessions and the target and is used from one thread, the *model thread*; it
+knows nothing of sockets. :meth:`Engine.receive` takes what devices say; :meth:`Engine.step` does one pass: it chooses
+rows (``schedule``), runs the target exit by exit and sends hints on the way (``run``), then judges each draft by the
+full depth's picks, commits, and answers (``commit``).
+
+Who else is in a pass changes when a token arrives, never which token it is: that is the target's promise, and nothing
+here looks across sessions but the scheduler.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+
+from foredraft_shared.errors import ForedraftError, Overloaded, PromptTooLong, ServerRefused, UsageError
+from foredraft_shared.messages import (
+    Close,
+    CloudMessage,
+    Decode,
+    Draft,
+    EdgeMessage,
+    Failure,
+    Hint,
+    NeedResume,
+    Open,
+    Position,
+    Resume,
+    SessionId,
+    TokenId,
+    Verdict,
+)
+
+from .sessions import Session
+from .target import Logits, Run, Target
+
+__all__ = ["Engine", "EngineOptions", "EngineStatistics"]
+
+Send = Callable[[Hashable, CloudMessage], object]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """Limits and trade-offs of the engine."""
+
+    max_sessions: int = 64
+    max_rows: int = 128
+    """Rows in one pass, all sessions together."""
+    prefill_rows: int = 64
+    """Rows of prompts in a pass that also verifies rounds: a bound on how long a prompt delays everybody else."""
+    max_draft: int = 64
+    hint_confidence: float = 0.5
+    """A hint is sent when the exit is at least this sure of the whole outcome."""
+
+
+@dataclass(slots=True)
+class EngineStatistics:
+    """Counts since the start; ``*_us`` are microseconds."""
+
+    passes: int = 0
+    rows: int = 0
+    prompt_rows: int = 0
+    rounds: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    committed: int = 0
+    hints: int = 0
+    hints_confirmed: int = 0
+    model_us: int = 0
+    outside_us: int = 0
+    """Scheduling, judging and answering: everything in a step but the target."""
+
+
+@dataclass(slots=True)
+class _Scheduled:
+    session: Session
+    run: Run
+    verifies: bool
+    hints: list[Hint] = field(default_factory=list)
+
+
+class Engine:
+    """Sessions and a target.
+
+    Args:
+        send: called with ``(peer, message)`` on the model thread for every answer, hints in the middle of a pass
+            included; must not block.
+        clock_ns: a monotonic clock.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        send: Send,
+        options: EngineOptions | None = None,
+        clock_ns: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
+        self._target = target
+        self._send = send
+        self._options = options or EngineOptions()
+        self._clock_ns = clock_ns
+        self._sessions: dict[SessionId, Session] = {}
+        self.statistics = EngineStatistics()
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions are open."""
+        return len(self._sessions)
+
+    # --- what devices say
+
+    def receive(self, peer: Hashable, message: EdgeMessage) -> None:
+        """Take in one message of ``peer``; answers that need no model are sent at once."""
+        try:
+            if isinstance(message, Open | Resume):
+                self._open(peer, message)
+            elif isinstance(message, Draft | Decode):
+                self._round(peer, message)
+            elif isinstance(message, Close):
+                self._close(message.session)
+            else:
+                raise ServerRefused(f"the engine does not take {type(message).__name__} messages.")
+        except ForedraftError as error:
+            session = getattr(message, "session", b"")
+            self._send(peer, Failure(error.code, str(error), error.retryable, session))
+
+    def forget(self, peer: Hashable) -> None:
+        """Close every session of a peer that is gone."""
+        for identifier in [key for key, session in self._sessions.items() if session.peer == peer]:
+            self._close(identifier)
+
+    def _open(self, peer: Hashable, message: Open | Resume) -> None:
+        held = self._sessions.get(message.session)
+        if held is not None and message.epoch <= held.ledger.epoch:
+            held.peer = peer  # a repeat of what is already done
+            return
+        self._check(message)
+        if held is None and len(self._sessions) >= self._options.max_sessions:
+            raise Overloaded(
+                f"the server holds its {self._options.max_sessions} sessions; try again in a while, or use another server."
+            )
+        if held is None:
+            self._sessions[message.session] = Session(message, peer, self._target.open())
+            return
+        # Resumed while we still hold it: keep the part of the cache that agrees with the device's text.
+        session = Session(message, peer, held.slot)
+        common = 0
+        for ours, theirs in zip(held.ledger.tokens, session.ledger.tokens, strict=False):
+            if ours != theirs:
+                break
+            common += 1
+        self._target.keep(held.slot, min(common, held.slot.length, session.ledger.length - 1))
+        self._sessions[message.session] = session
+
+    def _check(self, message: Open | Resume) -> None:
+        tokens = message.prompt if isinstance(message, Open) else message.tokens
+        if any(token >= self._target.vocabulary for token in tokens):
+            raise UsageError(
+                f"a prompt token is outside the target's vocabulary of {self._target.vocabulary}; "
+                "encode the prompt with the target's tokenizer."
+            )
+        prompt_length = len(tokens) if isinstance(message, Open) else message.prompt_length
+        if prompt_length + message.max_tokens > self._target.context:
+            raise PromptTooLong(
+                f"the prompt has {prompt_length} tokens and {message.max_tokens} more were asked for, but the model's "
+                f"context is {self._target.context}; shorten the prompt or lower max_tokens."
+            )
+
+    def _round(self, peer: Hashable, message: Draft | Decode) -> None:
+        session = self._sessions.get(message.session)
+        if session is None:
+            self._send(peer, NeedResume(message.session))
+            return
+        if isinstance(message, Draft):
+            if len(message.tokens) > self._options.max_draft:
+                raise UsageError(f"a draft of {len(message.tokens)} tokens; the server takes {self._options.max_draft}.")
+            if any(token >= self._target.vocabulary for token in message.tokens):
+                raise UsageError(f"a drafted token is outside the target's vocabulary of {self._target.vocabulary}.")
+        session.peer = peer
+        for answer in session.receive(message, self._clock_ns() // 1000):
+            self._send(peer, answer)
+
+    def _close(self, identifier: SessionId) -> None:
+        session = self._sessions.pop(identifier, None)
+        if session is not None:
+            self._target.release(session.slot)
+
+    # --- one pass
+
+    def step(self) -> bool:
+        """Do one pass; ``False`` if nobody waits for one."""
+        begun = self._clock_ns()
+        batch = self._schedule()
+        if not batch:
+            return False
+        model_ns = self._run(batch)
+        self.statistics.passes += 1
+        self.statistics.model_us += model_ns // 1000
+        self.statistics.outside_us += (self._clock_ns() - begun - model_ns) // 1000
+        return True
+
+    def _schedule(self) -> list[_Scheduled]:
+        """Rounds first, those who waited longest ahead; what is left of the rows goes to unread prompts."""
+        batch: list[_Scheduled] = []
+        rows = self._options.max_rows
+        waiting = sorted(self._sessions.values(), key=lambda session: session.served)
+        reading = []
+        for session in waiting:
+            if session.round is None or session.unread > self._options.prefill_rows:
+                if session.unread > 1:
+                    reading.append(session)
+                continue
+            run = session.round_run()
+            if len(run.tokens) <= rows:
+                rows -= len(run.tokens)
+                batch.append(_Scheduled(session, run, verifies=True))
+        rows = min(rows, self._options.prefill_rows) if batch else rows
+        for session in reading:
+            if rows > 0:
+                run = session.prompt_run(rows)
+                rows -= len(run.tokens)
+                batch.append(_Scheduled(session, run, verifies=False))
+        return batch
+
+    def _run(self, batch: list[_Scheduled]) -> int:
+        """Run the target exit by exit; returns the nanoseconds spent in it."""
+        asked = [
+            entry.verifies and entry.session.hints and bool(entry.session.round and entry.session.round.draft)
+            for entry in batch
+        ]
+        begun = self._clock_ns()
+        target_pass = self._target.verify([entry.run for entry in batch], exits=any(asked))
+        model_ns = 0
+        while True:
+            view = target_pass.step(asked)
+            now = self._clock_ns()
+            model_ns += now - begun
+            if view.final:
+                break
+            for entry, logits in zip(batch, view.logits, strict=True):
+                if logits is not None:
+                    self._hint(entry, view.layer, logits)
+            begun = self._clock_ns()
+        computed_us = model_ns // 1000
+        self.statistics.rows += sum(len(entry.run.tokens) for entry in batch)
+        for entry, logits in zip(batch, view.logits, strict=True):
+            session = entry.session
+            session.served = self.statistics.passes + 1
+            if not entry.verifies:
+                self.statistics.prompt_rows += len(entry.run.tokens)
+                continue
+            assert logits is not None
+            self._commit(entry, logits, computed_us)
+        return model_ns
+
+    def _hint(self, entry: _Scheduled, layer: int, logits: Logits) -> None:
+        """Say what this exit expects the verdict to be, if it is sure enough and has not said so before."""
+        session = entry.session
+        assert session.round is not None
+        known = session.ledger.length
+        sure = 1.0
+
+        def picked(row: int, position: int) -> int:
+            nonlocal sure
+            token = logits.pick(row, session.sampling, position)
+            sure *= logits.confidence(row, token)
+            return token
+
+        expected = session.hint(picked)
+        outcome = (expected.accepted, expected.token)
+        if sure < self._options.hint_confidence or outcome in session.round.hinted or expected.base > known:
+            return
+        session.round.hinted.add(outcome)
+        hint = Hint(
+            session.ledger.session, session.ledger.epoch, expected.round, layer, expected.accepted, expected.token, sure
+        )
+        entry.hints.append(hint)
+        self.statistics.hints += 1
+        self._send(session.peer, hint)
+
+    def _commit(self, entry: _Scheduled, logits: Logits, computed_us: int) -> None:
+        session = entry.session
+
+        def pick(row: int, position: Position) -> TokenId:
+            return logits.pick(row, session.sampling, position)
+
+        before = session.ledger.length
+        round_ = session.round
+        assert round_ is not None
+        first: Verdict | None = None
+        for answer in session.commit(pick, self._clock_ns() // 1000, computed_us):
+            if first is None and isinstance(answer, Verdict):
+                first = answer
+            self._send(session.peer, answer)
+        # The cache holds the fed tokens; keep those that were committed. The last committed one is never in it.
+        self._target.keep(session.slot, min(session.slot.length, session.ledger.length - 1))
+        assert first is not None
+        self.statistics.rounds += 1
+        self.statistics.drafted += len(round_.draft)
+        self.statistics.accepted += first.accepted
+        self.statistics.committed += session.ledger.length - before
+        self.statistics.hints_confirmed += sum(
+            (hint.accepted, hint.token) == (first.accepted, first.token) for hint in entry.hints
+        )

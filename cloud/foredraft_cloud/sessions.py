@@ -1,0 +1,238 @@
+"""One session as the cloud sees it: its text, its place in the cache, and the rounds it waits for.
+
+Pure bookkeeping, without model or socket. The rule that makes everything idempotent: **what is already committed is
+answered from the text.** A round whose base lies behind the committed text (a repeat, or the edge never got the verdict)
+is compared with the committed tokens, which by the one law are what a new verification would pick; only what goes beyond
+needs the model. There is therefore no reply cache to keep in step with anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field, replace
+
+from foredraft_shared.ledger import Ledger, Relation
+from foredraft_shared.messages import (
+    Decode,
+    Draft,
+    FinishReason,
+    Open,
+    Position,
+    Resume,
+    Resync,
+    SamplingParams,
+    Timing,
+    TokenId,
+    Verdict,
+)
+
+from .target import Run, Slot
+
+__all__ = ["Pick", "Round", "Session"]
+
+Pick = Callable[[int, Position], TokenId]
+"""``pick(row, position)``: the target's token at ``position``, from the scored row ``row``."""
+
+MAX_AHEAD = 8
+"""Chained rounds kept per session; a device that sends more is only wasting its own uplink."""
+
+
+@dataclass(slots=True)
+class Round:
+    """A round the cloud has taken on."""
+
+    request: Draft | Decode
+    arrived_us: int
+    computed_us: int = 0
+    hinted: set[tuple[int, TokenId]] = field(default_factory=set)
+    """Outcomes already told to the edge in hints of this round."""
+
+    @property
+    def draft(self) -> tuple[TokenId, ...]:
+        return self.request.tokens if isinstance(self.request, Draft) else ()
+
+    @property
+    def end(self) -> Position:
+        """Where a decode ends; a draft needs one verdict wherever it lies."""
+        return self.request.base + (self.request.count if isinstance(self.request, Decode) else 1)
+
+
+class Session:
+    """Text, cache slot and rounds of one session.
+
+    Args:
+        opened: the message that began or resumed it.
+        peer: where its answers go.
+        slot: an empty slot of the target.
+    """
+
+    def __init__(self, opened: Open | Resume, peer: Hashable, slot: Slot) -> None:
+        tokens = opened.prompt if isinstance(opened, Open) else opened.tokens
+        self.ledger = Ledger(opened.session, tokens, opened.epoch)
+        self.prompt_length = len(tokens) if isinstance(opened, Open) else opened.prompt_length
+        self.peer = peer
+        self.slot = slot
+        self.sampling: SamplingParams = opened.sampling
+        self.stop_tokens = frozenset(opened.stop_tokens)
+        self.limit: Position = self.prompt_length + opened.max_tokens
+        self.hints = opened.hints
+        self.round: Round | None = None
+        self._ahead: dict[int, Round] = {}
+        self._dropped_round = 0
+        self.served = 0
+        """When the engine last gave this session rows, as a count of passes: who waited longest goes first."""
+
+    # --- what arrives
+
+    def receive(self, request: Draft | Decode, now_us: int) -> Iterable[Verdict | Resync]:
+        """Take a round in; yields answers that need no model."""
+        if request.epoch != self.ledger.epoch:
+            return
+        if self.round is not None and self.round.request.round == request.round:
+            return  # it is being worked on: its verdict is on the way
+        relation = self.ledger.relation(request)
+        if relation is Relation.AHEAD:
+            if request.round not in self._ahead and len(self._ahead) >= MAX_AHEAD:
+                del self._ahead[min(self._ahead)]
+            self._ahead[request.round] = Round(request, now_us)
+        elif relation is Relation.DIVERGED:
+            # A chained round whose assumption just failed: its verdict tells the edge. Only who insists is put right.
+            if request.round == self._dropped_round:
+                yield Resync(request.session, self.ledger.epoch, self.ledger.length, self.ledger.digest)
+            self._dropped_round = request.round
+        else:
+            yield from self._begin(Round(request, now_us))
+
+    def _begin(self, round_: Round) -> Iterable[Verdict | Resync]:
+        """Start a round that continues the committed text, or answer it from the text."""
+        request = round_.request
+        if isinstance(request, Decode):
+            for position in range(request.base, min(self.ledger.length, round_.end)):
+                token = self.ledger.tokens[position]
+                yield self._verdict(request, position, token)
+            if round_.end <= self.ledger.length or self.finished:
+                return
+        else:
+            verdict = self._judge(round_, self.ledger.length, lambda row, position: self.ledger.tokens[position])
+            if verdict is not None:
+                yield verdict
+                return
+            if self.finished:  # it builds on a text that is complete
+                yield Resync(request.session, self.ledger.epoch, self.ledger.length, self.ledger.digest)
+                return
+        if self.round is not None and request.round < self.round.request.round:
+            return  # out of order: a newer round is already being verified
+        self.round = round_
+
+    # --- what the engine asks
+
+    @property
+    def finished(self) -> bool:
+        """The text is complete: nothing can be committed any more."""
+        last = self.ledger.length - 1
+        return last >= self.prompt_length and bool(self._finish(self.ledger.tokens[last], last))
+
+    @property
+    def unread(self) -> int:
+        """Committed tokens not yet in the cache; the last one is always fed together with a round."""
+        return self.ledger.length - self.slot.length
+
+    def prompt_run(self, rows: int) -> Run:
+        """A piece of at most ``rows`` tokens of the unread text, the last token excepted."""
+        begin = self.slot.length
+        return Run(self.slot, tuple(self.ledger.tokens[begin : min(begin + rows, self.ledger.length - 1)]), 0)
+
+    def round_run(self) -> Run:
+        """What verifies the round in hand: the unread text, then the part of the draft beyond the committed text."""
+        assert self.round is not None
+        rest = self._rest(self.round)
+        return Run(self.slot, (*self.ledger.tokens[self.slot.length :], *rest), len(rest) + 1)
+
+    def hint(self, pick: Pick) -> Verdict:
+        """The verdict that an exit's picks would give."""
+        assert self.round is not None
+        verdict = self._judge(self.round, None, self._known_then(pick))
+        assert verdict is not None
+        return verdict
+
+    def commit(self, pick: Pick, now_us: int, computed_us: int) -> Iterable[Verdict | Resync]:
+        """Judge the round in hand with the full depth's picks, commit, and begin what was waiting for this."""
+        round_ = self.round
+        assert round_ is not None
+        round_.computed_us += computed_us
+        before = self.ledger.length
+        if isinstance(round_.request, Decode):
+            token = pick(0, before)
+            tokens: tuple[TokenId, ...] = (token,)
+            verdict = self._verdict(round_.request, before, token)
+        else:
+            judged = self._judge(round_, None, self._known_then(pick))
+            assert judged is not None
+            verdict = judged
+            tokens = (*round_.request.tokens[: verdict.accepted], verdict.token)[before - round_.request.base :]
+        self.ledger.extend(tokens)
+        queued_us = max(0, now_us - round_.arrived_us - round_.computed_us)
+        yield replace(verdict, timing=Timing(queued_us, round_.computed_us))
+        if isinstance(round_.request, Draft) or verdict.finish or round_.end <= self.ledger.length:
+            self.round = None
+        else:
+            round_.arrived_us, round_.computed_us = now_us, 0
+        if self.round is None:
+            yield from self._promote()
+
+    # --- inside
+
+    def _promote(self) -> Iterable[Verdict | Resync]:
+        """Begin the waiting rounds that the committed text has reached; forget those it has passed by."""
+        for number in sorted(self._ahead):
+            if self.round is not None:
+                return
+            round_ = self._ahead[number]
+            relation = self.ledger.relation(round_.request)
+            if relation is Relation.AHEAD:
+                continue
+            del self._ahead[number]
+            if relation is not Relation.DIVERGED and not self.finished:
+                yield from self._begin(round_)
+
+    def _rest(self, round_: Round) -> tuple[TokenId, ...]:
+        """The draft tokens beyond the committed text that the limit leaves room for."""
+        known = self.ledger.length - round_.request.base
+        room = self.limit - self.ledger.length - 1
+        return round_.draft[known : known + room] if known <= len(round_.draft) else ()
+
+    def _known_then(self, pick: Pick) -> Pick:
+        length = self.ledger.length
+        return lambda row, position: (
+            self.ledger.tokens[position] if position < length else pick(position - length, position)
+        )
+
+    def _judge(self, round_: Round, until: Position | None, pick: Pick) -> Verdict | None:
+        """Walk the draft until the target disagrees, a stop token is written, or the limit is reached.
+
+        Returns ``None`` if the walk would pass ``until``: what is known does not settle the round.
+        """
+        request = round_.request
+        assert isinstance(request, Draft)
+        accepted = 0
+        while True:
+            position = request.base + accepted
+            if until is not None and position >= until:
+                return None
+            drafted = request.tokens[accepted] if accepted < len(request.tokens) else None
+            given = accepted < request.forced and position >= self.ledger.length
+            token = drafted if given and drafted is not None else pick(accepted, position)
+            finish = self._finish(token, position)
+            if finish or token != drafted:
+                return Verdict(request.session, request.epoch, request.round, request.base, accepted, token, finish)
+            accepted += 1
+
+    def _verdict(self, decode: Decode, position: Position, token: TokenId) -> Verdict:
+        return Verdict(decode.session, decode.epoch, decode.round, position, 0, token, self._finish(token, position))
+
+    def _finish(self, token: TokenId, position: Position) -> FinishReason:
+        if position < self.prompt_length:
+            return ""
+        if token in self.stop_tokens:
+            return "stop"
+        return "length" if position + 1 >= self.limit else ""

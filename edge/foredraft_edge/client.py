@@ -1,0 +1,400 @@
+"""The SDK: a text, from edge and cloud together.
+
+::
+
+    from foredraft_edge import Client
+
+    with Client("tcp://127.0.0.1:5555", draft="smollm2-135m") as client:
+        for event in client.stream("Why is the sky blue?", max_tokens=64):
+            print(event.text, end="", flush=True)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, TypeAlias
+
+from typing_extensions import Self
+
+from foredraft_shared.errors import PromptTooLong, UsageError
+from foredraft_shared.ledger import Ledger
+from foredraft_shared.messages import FinishReason, Position, SamplingParams, TokenId, Welcome
+from foredraft_shared.models import Detokenizer, Tokenizer, open_model
+from foredraft_shared.traces import RoundRecord
+from foredraft_shared.transports.base import Transport
+
+from .drafters import load_drafter
+from .drafters.base import Drafter
+from .link import Link
+from .loop import LoopOptions, LoopStatistics, RoundLoop
+from .planner import AdaptivePlanner, FixedPlanner, Measurements, Planner
+
+__all__ = ["AsyncClient", "Client", "Generation", "Origin", "Prompt", "RequestMode", "TokenEvent"]
+
+Origin = Literal["target", "edge", "exit"]
+"""Who vouches for a token: the target model, or only the draft model, or an early exit."""
+RequestMode = Literal["auto", "speculate", "cloud", "edge"]
+"""``auto``: speculate while it pays. ``speculate``: always. ``cloud``: the target alone. ``edge``: the draft alone, never
+verified (lossy)."""
+Prompt: TypeAlias = "str | Sequence[TokenId] | Sequence[Mapping[str, str]]"
+"""A user's message, or token ids taken as they are, or a conversation of ``{"role": …, "content": …}``."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """One final token."""
+
+    token: TokenId
+    position: Position
+    """Absolute, prompt included."""
+    text: str
+    """What it adds to the text: may be empty while a character is incomplete."""
+    origin: Origin
+    drafted: bool
+    """Whether the edge had drafted it."""
+    finish: FinishReason = ""
+    """On the last token: why the text ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A whole answer."""
+
+    text: str
+    tokens: tuple[TokenId, ...]
+    """Without the prompt; the stop token included."""
+    origins: tuple[Origin, ...]
+    """One a token."""
+    finish: FinishReason
+    statistics: LoopStatistics
+    measured: Measurements
+
+
+class Client:
+    """A device's connection to a target.
+
+    One text is written at a time: a second call from another thread waits for the first. Clients are cheap; use one a
+    thread where texts are to be written side by side.
+
+    Args:
+        address: of the server, such as ``tcp://192.0.2.7:5555``; ``None`` for mode ``edge`` only.
+        draft: a drafter, or what :func:`~foredraft_edge.drafters.load_drafter` takes (``"smollm2-135m"``, ``"ngram"``…),
+            or ``None`` to leave everything to the cloud.
+        tokenizer: model whose tokenizer to use; by default that of ``draft``, else the server's model by its name.
+        transport: in place of ``address``, for tests.
+        connect_timeout_s: how long the server may take to answer the greeting.
+
+    Raises:
+        LinkLost: nobody answers at ``address``.
+        VocabularyMismatch: draft and target do not share a vocabulary.
+        ModelNotFound, ModelDamaged, ModelUnsupported, BackendMissing: the draft cannot be used.
+    """
+
+    def __init__(
+        self,
+        address: str | None,
+        draft: str | Path | Drafter | None = "smollm2-135m",
+        *,
+        tokenizer: str | Path | Tokenizer | None = None,
+        device: str = "",
+        transport: Transport | None = None,
+        connect_timeout_s: float = 5.0,
+        offline: bool = False,
+        threads: int = 1,
+    ) -> None:
+        self._lock = threading.Lock()
+        self.link: Link | None = None
+        self.welcome: Welcome | None = None
+        self._tokenizer: Tokenizer | None = None
+        self.drafter: Drafter | None = None
+        if isinstance(tokenizer, Tokenizer):
+            self._tokenizer = tokenizer
+        elif tokenizer is not None:
+            self._tokenizer = open_model(tokenizer, offline=offline).tokenizer
+        if isinstance(draft, str | Path):
+            self.drafter, drafts_with = load_drafter(draft, self._tokenizer, offline=offline, threads=threads)
+            self._tokenizer = self._tokenizer or drafts_with
+        else:
+            self.drafter = draft
+        try:
+            if transport is not None or address is not None:
+                self.link = self._connect(address, transport, device)
+                self.welcome = self.link.greet(connect_timeout_s)
+                if self._tokenizer is None:
+                    self._tokenizer = open_model(self.welcome.model, offline=offline).tokenizer
+        except BaseException:
+            self.close()
+            raise
+
+    def _connect(self, address: str | None, transport: Transport | None, device: str) -> Link:
+        if transport is None:
+            from foredraft_shared.transports.zmq import ZmqTransport
+
+            assert address is not None
+            transport = ZmqTransport(address)
+        fingerprint = self._tokenizer.fingerprint if self._tokenizer else ""
+        if self.drafter is not None and self.drafter.vocabulary:
+            fingerprint = self.drafter.vocabulary
+        return Link(transport, where=address or "the server", fingerprint=fingerprint, device=device)
+
+    # --- what it offers
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        if self._tokenizer is None:
+            raise UsageError("no tokenizer: name a draft model, or pass tokenizer=….")
+        return self._tokenizer
+
+    def encode(self, prompt: Prompt) -> tuple[TokenId, ...]:
+        """Token ids of a prompt; a string becomes a user's message in the model's chat template.
+
+        Raises:
+            UsageError: it is empty.
+        """
+        if isinstance(prompt, str):
+            prompt = [{"role": "user", "content": prompt}]
+        prompt = list(prompt)
+        if not prompt:
+            raise UsageError("the prompt is empty; give at least one token or message.")
+        if isinstance(prompt[0], Mapping):
+            return self.tokenizer.encode(self.tokenizer.chat(prompt))  # type: ignore[arg-type]
+        return tuple(int(token) for token in prompt)  # type: ignore[arg-type]
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        seed: int = 0,
+        mode: RequestMode = "auto",
+        draft_length: int | None = None,
+        options: LoopOptions | None = None,
+        stop_tokens: Sequence[TokenId] | None = None,
+        planner: Planner | None = None,
+        observe: Callable[[RoundRecord], None] | None = None,
+    ) -> TokenStream:
+        """Write an answer, token by token.
+
+        Args:
+            prompt: see :data:`Prompt`.
+            max_tokens: the answer is at most this long.
+            temperature, top_k, top_p, min_p, seed: see :class:`~foredraft_shared.messages.SamplingParams`.
+            mode: see :data:`RequestMode`.
+            draft_length: tokens a draft; by default the planner adapts it.
+            options: what the loop may do.
+            stop_tokens: by default the model's own.
+            planner: in place of the one that ``mode`` and ``draft_length`` imply.
+            observe: called with the record of each round.
+
+        Raises:
+            UsageError, PromptTooLong, InvalidSampling: at once.
+            LinkLost, ServerRefused: while iterating.
+        """
+        if max_tokens < 1:
+            raise UsageError(f"max_tokens is {max_tokens}; ask for at least one.")
+        params = SamplingParams(temperature, top_k, top_p, min_p, seed)
+        tokens = self.encode(prompt)
+        if self.welcome is not None and len(tokens) + max_tokens > self.welcome.context:
+            raise PromptTooLong(
+                f"the prompt has {len(tokens)} tokens and {max_tokens} more were asked for, but the model's context is "
+                f"{self.welcome.context}; shorten the prompt or lower max_tokens."
+            )
+        if stop_tokens is None:
+            stop_tokens = self.tokenizer.stop_tokens if self._tokenizer else ()
+        if planner is None:
+            planner = self._planner(mode, draft_length)
+        return TokenStream(self, tokens, params, max_tokens, tuple(stop_tokens), mode, planner, options, observe)
+
+    def generate(self, prompt: Prompt, **options: Any) -> Generation:
+        """Write a whole answer; takes what :meth:`stream` takes."""
+        stream = self.stream(prompt, **options)
+        events = list(stream)
+        return Generation(
+            "".join(event.text for event in events),
+            tuple(event.token for event in events),
+            tuple(event.origin for event in events),
+            events[-1].finish if events else "",
+            stream.statistics,
+            stream.measured,
+        )
+
+    def close(self) -> None:
+        """Leave the server and free the drafter; may be called twice."""
+        if self.link is not None:
+            self.link.close()
+        if self.drafter is not None:
+            self.drafter.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _planner(self, mode: RequestMode, draft_length: int | None) -> Planner:
+        if mode not in ("auto", "speculate", "cloud", "edge"):
+            raise UsageError(f"mode is {mode!r}; choose auto, speculate, cloud or edge.")
+        if mode in ("speculate", "edge") and self.drafter is None:
+            raise UsageError(f"mode {mode} needs a draft model; name one, or use mode cloud.")
+        if mode in ("auto", "speculate", "cloud") and self.link is None:
+            raise UsageError(f"mode {mode} needs a server; give its address, or use mode edge.")
+        if mode == "cloud" or self.drafter is None:
+            return FixedPlanner(0, "cloud")
+        if mode == "edge":
+            return FixedPlanner(1, "edge")
+        if draft_length is not None:
+            if draft_length < 0:
+                raise UsageError(f"draft_length is {draft_length}; give 0 or more tokens.")
+            return FixedPlanner(draft_length)
+        return AdaptivePlanner(switch=mode == "auto")
+
+
+class TokenStream(Iterator[TokenEvent]):
+    """The tokens of one answer, as they become final. Made by :meth:`Client.stream`."""
+
+    def __init__(
+        self,
+        client: Client,
+        prompt: tuple[TokenId, ...],
+        params: SamplingParams,
+        max_tokens: int,
+        stop_tokens: tuple[TokenId, ...],
+        mode: RequestMode,
+        planner: Planner,
+        options: LoopOptions | None,
+        observe: Callable[[RoundRecord], None] | None,
+    ) -> None:
+        self.prompt = prompt
+        self.measured = planner.measured
+        self._client = client
+        self._detokenizer = Detokenizer(client.tokenizer) if client._tokenizer else None
+        self._loop: RoundLoop | None = None
+        if mode != "edge":
+            assert client.link is not None
+            self._loop = RoundLoop(
+                client.link,
+                Ledger(secrets.token_bytes(16), prompt),
+                None if mode == "cloud" else client.drafter,
+                planner,
+                params,
+                max_tokens=max_tokens,
+                stop_tokens=stop_tokens,
+                max_draft=client.welcome.max_draft if client.welcome else 64,
+                options=options,
+                observe=observe,
+            )
+            self._events = self._from_loop(self._loop)
+        else:
+            self._events = self._from_drafter(params, max_tokens, stop_tokens)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> TokenEvent:
+        return next(self._events)
+
+    def close(self) -> None:
+        """Stop writing; the server frees the session."""
+        self._events.close()
+
+    @property
+    def statistics(self) -> LoopStatistics:
+        return self._loop.statistics if self._loop else LoopStatistics()
+
+    @property
+    def decision(self) -> str:
+        """What the planner has chosen at present, and why."""
+        return f"{self._loop.plan.mode}: {self._loop.plan.reason}" if self._loop else "edge: the caller asked for it"
+
+    @property
+    def provisional(self) -> str:
+        """The text the device expects to follow: unverified, and often wrong."""
+        if self._loop is None:
+            return ""
+        return self._client.tokenizer.decode(self._loop.provisional)
+
+    def _from_loop(self, loop: RoundLoop) -> Any:
+        position = len(self.prompt)
+        with self._client._lock:
+            for commit in loop.run():
+                for index, token in enumerate(commit.tokens):
+                    finish = commit.finish if index == len(commit.tokens) - 1 else ""
+                    yield self._event(token, position, "target", index < commit.drafted, finish)
+                    position += 1
+
+    def _from_drafter(self, params: SamplingParams, max_tokens: int, stop_tokens: tuple[TokenId, ...]) -> Any:
+        drafter = self._client.drafter
+        assert drafter is not None
+        with self._client._lock:
+            drafter.begin(self.prompt)
+            for index, proposal in enumerate(drafter.draft(max_tokens, params)):
+                finish = "stop" if proposal.token in stop_tokens else "length" if index + 1 == max_tokens else ""
+                yield self._event(proposal.token, len(self.prompt) + index, "edge", True, finish)
+                if finish:
+                    return
+
+    def _event(
+        self, token: TokenId, position: Position, origin: Origin, drafted: bool, finish: FinishReason
+    ) -> TokenEvent:
+        text = ""
+        if self._detokenizer is not None and finish != "stop":
+            text = self._detokenizer.push(token)
+        if self._detokenizer is not None and finish:
+            text += self._detokenizer.flush()
+        return TokenEvent(token, position, text, origin, drafted, finish)
+
+
+class AsyncClient:
+    """The same for asyncio: every call runs on one thread of the client's own. Takes what :class:`Client` takes."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._make = lambda: Client(*arguments, **options)
+        self._client: Client | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="foredraft-edge")
+
+    async def __aenter__(self) -> Self:
+        self._client = await self._run(self._make)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._client is not None:
+            await self._run(self._client.close)
+        self._thread.shutdown(wait=False)
+
+    async def stream(self, prompt: Prompt, **options: Any) -> AsyncIterator[TokenEvent]:
+        """As :meth:`Client.stream`. Leaving the iteration early stops the writing."""
+        client = self._connected()
+        stream = await self._run(lambda: client.stream(prompt, **options))
+        try:
+            while (event := await self._run(lambda: next(stream, None))) is not None:
+                yield event
+        finally:
+            await asyncio.shield(self._run(stream.close))
+
+    async def generate(self, prompt: Prompt, **options: Any) -> Generation:
+        """As :meth:`Client.generate`."""
+        client = self._connected()
+        return await self._run(lambda: client.generate(prompt, **options))
+
+    def _connected(self) -> Client:
+        if self._client is None:
+            raise UsageError("use AsyncClient in an `async with` statement.")
+        return self._client
+
+    async def _run(self, call: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
