@@ -41,7 +41,7 @@ def read_trace(path: Path | str) -> Trace:
         raise UsageError(f"{path} is no trace: its first line is {error}") from None
     if header.format > FORMAT:
         raise UsageError(
-            f"{path} was written by foredraft {header.foredraft}, in a format this version cannot read; update foredraft here."
+            f"{path} was written by foredraft {header.foredraft}, in a newer format; update foredraft here."
         )
     trace = Trace(header, torn=torn)
     for number, line in enumerate(lines[1:], start=2):

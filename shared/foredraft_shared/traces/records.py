@@ -42,7 +42,7 @@ class TraceHeader:
     foredraft: str = ""
     """Version that wrote the trace."""
     began_unix_us: int = 0
-    """When the trace began, by the wall clock: for people and for laying traces beside each other, never for durations."""
+    """When the trace began, by the wall clock: for people, and to lay traces beside each other."""
     labels: dict[str, str] = field(default_factory=dict)
     """Whatever tells traces apart: model, draft, mode, link."""
 

@@ -24,8 +24,8 @@ class TraceWriter:
     """Appends one line a round to a file.
 
     Every line goes to the kernel in one write of its own, so that a killed process loses at most the line it was
-    writing; nothing is forced to the disk, so that a round costs microseconds and not milliseconds. A disk that fills up
-    ends the trace, with a warning in the log, and never the text: see :attr:`failed`.
+    writing; nothing is forced to the disk, so that a round costs microseconds and not milliseconds. A disk that fills
+    up ends the trace, with a warning in the log, and never the text: see :attr:`failed`.
 
     Args:
         path: replaced if it exists.
