@@ -1,0 +1,88 @@
+# Everything a contributor runs. Each target brings .venv up to date by itself; nothing needs activating.
+#
+# All paths are relative, so that a folder with spaces in its name is as good as any.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# The first Python that is new enough and can make environments; `make PYTHON=...` takes another.
+PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3.10 python3; do \
+  if "$$each" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; then \
+  echo "$$each"; break; fi; done)
+# Installed before everything else and by exact version: a range would take a newer build, with gigabytes of CUDA.
+TORCH ?= torch==2.13.0
+LOCKED := requirements/constraints.txt
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/up-to-date
+# Long outputs of quiet steps are shown only when the step fails.
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+RTT ?= 20
+ARGS ?=
+TESTS ?=
+CHECKED := edge cloud shared devices protos bench demos tests requirements
+
+# Runs "$(call timed,what,command)" and tells how long it took.
+timed = started=$$SECONDS; $(2); echo "· $(1): $$((SECONDS - started)) s"
+
+.PHONY: help demo test test-slow lint format proto lock clean
+
+help: ## Show this list.
+	@echo "make TARGET; the environment is made in $(VENV) when first needed."
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
+
+demo: $(STAMP) ## Watch edge and cloud write one text together (RTT=20 in ms, ARGS="..." for more options).
+	@$(BIN)/foredraft demo --rtt-ms "$(RTT)" $(ARGS)
+
+test: $(STAMP) ## Run the tests (TESTS="path -k word" for some of them).
+	@$(call timed,test,$(BIN)/python -m pytest $(TESTS))
+
+test-slow: $(STAMP) ## Run the tests that take minutes.
+	@$(call timed,test-slow,$(BIN)/python -m pytest -m slow --timeout 1800 $(TESTS))
+
+lint: $(STAMP) ## Check style, format, types and the direction of imports.
+	@$(call timed,ruff check,$(BIN)/ruff check --quiet $(CHECKED))
+	@$(call timed,ruff format,$(BIN)/ruff format --quiet --diff $(CHECKED))
+	@$(call timed,mypy,$(BIN)/python -m mypy --no-error-summary)
+	@$(call timed,import contracts,$(BIN)/lint-imports > $(VENV)/contracts.log || { cat $(VENV)/contracts.log; exit 1; })
+
+format: $(STAMP) ## Format the code and mend what can be mended by itself.
+	@$(BIN)/ruff check --quiet --fix-only $(CHECKED)
+	@$(BIN)/ruff format $(CHECKED)
+
+proto: $(STAMP) ## Generate the Python beside each .proto file.
+	@$(BIN)/python -m foredraft_protos.generate
+
+lock: ## Choose the newest versions that fit pyproject.toml, and lock them.
+	@test -n "$(PYTHON)" || { echo "$(NO_PYTHON)" >&2; exit 1; }
+	@rm -rf .venv-lock
+	@"$(PYTHON)" -m venv .venv-lock
+	@.venv-lock/bin/python -m pip install --quiet "$(TORCH)"
+	@.venv-lock/bin/python -m pip install --quiet --editable ".[dev]"
+	@.venv-lock/bin/python requirements/lock.py > $(LOCKED).new
+	@mv $(LOCKED).new $(LOCKED)
+	@rm -rf .venv-lock
+	@git --no-pager diff --stat -- $(LOCKED)
+
+clean: ## Remove the environment and everything that tools left behind.
+	@rm -rf $(VENV) .venv-lock build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
+
+# The environment is changed in place, never removed: programs may be running from it. Two makes at once take turns (where
+# there is flock), and the second finds the work done.
+$(STAMP): pyproject.toml $(LOCKED)
+	@test -n "$(PYTHON)" || { echo "$(NO_PYTHON)" >&2; exit 1; }
+	@mkdir -p $(VENV)
+	@exec 9> $(VENV)/lock; if command -v flock > /dev/null; then flock 9; fi; \
+	if [[ $@ -nt pyproject.toml && $@ -nt $(LOCKED) ]]; then exit 0; fi; \
+	started=$$SECONDS; echo "· environment: bringing $(VENV) up to date (the first time takes minutes)"; \
+	quietly() { "$$@" > $(VENV)/install.log 2>&1 || { cat $(VENV)/install.log >&2; exit 1; }; }; \
+	test -x $(BIN)/python || quietly "$(PYTHON)" -m venv $(VENV); \
+	quietly $(BIN)/python -m pip install --constraint $(LOCKED) "$(TORCH)"; \
+	quietly $(BIN)/python -m pip install --constraint $(LOCKED) --editable ".[dev]"; \
+	touch $@; echo "· environment: $$((SECONDS - started)) s"
+
+NO_PYTHON := No Python 3.10 or newer with venv was found; install one (on Debian: python3 and python3-venv), or name it: make PYTHON=...
