@@ -183,6 +183,7 @@ class Client:
         stop_tokens: Sequence[TokenId] | None = None,
         planner: Planner | None = None,
         observe: Callable[[RoundRecord], None] | None = None,
+        epoch_ns: int | None = None,
     ) -> TokenStream:
         """Write an answer, token by token.
 
@@ -196,6 +197,7 @@ class Client:
             stop_tokens: by default the model's own.
             planner: in place of the one that ``mode`` and ``draft_length`` imply.
             observe: called with the record of each round.
+            epoch_ns: the instant of ``time.perf_counter_ns`` from which records count; by default now.
 
         Raises:
             UsageError, PromptTooLong, InvalidSampling: at once.
@@ -214,7 +216,7 @@ class Client:
             stop_tokens = self.tokenizer.stop_tokens if self._tokenizer else ()
         if planner is None:
             planner = self._planner(mode, draft_length)
-        return TokenStream(self, tokens, params, max_tokens, tuple(stop_tokens), mode, planner, options, observe)
+        return TokenStream(self, tokens, params, max_tokens, tuple(stop_tokens), mode, planner, options, observe, epoch_ns)
 
     def generate(self, prompt: Prompt, **options: Any) -> Generation:
         """Write a whole answer; takes what :meth:`stream` takes."""
@@ -276,6 +278,7 @@ class TokenStream(Iterator[TokenEvent]):
         planner: Planner,
         options: LoopOptions | None,
         observe: Callable[[RoundRecord], None] | None,
+        epoch_ns: int | None,
     ) -> None:
         self.prompt = prompt
         self.measured = planner.measured
@@ -295,6 +298,7 @@ class TokenStream(Iterator[TokenEvent]):
                 max_draft=client.welcome.max_draft if client.welcome else 64,
                 options=options,
                 observe=observe,
+                epoch_ns=epoch_ns,
             )
             self._events = self._from_loop(self._loop)
         else:

@@ -1,0 +1,110 @@
+"""``foredraft serve``: a target model for devices to draft for."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import structlog
+import typer
+from rich.console import Console
+
+from foredraft_shared.errors import UsageError
+from foredraft_shared.models import open_model
+from foredraft_shared.transports.zmq import ZmqListener
+
+__all__ = ["serve"]
+
+_DTYPES = ("bfloat16", "float32")
+
+
+def serve(
+    model: Annotated[str, typer.Argument(help="Name, folder, hub id or GGUF file of the target.")] = "smollm2-135m",
+    bind: Annotated[
+        str, typer.Option(help="Where devices connect; port 0 takes any free one.")
+    ] = "tcp://127.0.0.1:5555",
+    exits: Annotated[
+        str | None,
+        typer.Option(help="Layers that hint, such as 10,20; 'none' for none. By default those with a trained head."),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the model's passes.")] = 1,
+    context: Annotated[int | None, typer.Option(help="Longest session in tokens; by default the model's own.")] = None,
+    max_sessions: Annotated[int, typer.Option(min=1, help="Sessions held at once.")] = 64,
+    cache_mb: Annotated[int, typer.Option(min=1, help="Memory for all sessions' caches.")] = 1024,
+    offline: Annotated[bool, typer.Option("--offline", help="Use only models that are on this machine.")] = False,
+    ready_file: Annotated[
+        Path | None, typer.Option(help="Write address and facts there, as JSON, once devices can connect.")
+    ] = None,
+) -> None:
+    """Serve a target model to devices that draft for it."""
+    if dtype not in _DTYPES:
+        raise UsageError(f"dtype is {dtype!r}; choose {' or '.join(_DTYPES)}.")
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    # The address is taken before the model is loaded: a port in use should not cost a minute to find out.
+    listener = ZmqListener(bind)
+    try:
+        from .decoder import load_target  # torch takes seconds to import
+        from .engine import EngineOptions
+        from .server import Server
+
+        opened = open_model(model, offline=offline)
+        target = load_target(
+            opened, dtype=dtype, exits=_layers(exits), threads=threads, context=context, cache_mb=cache_mb
+        )
+        server = Server(
+            target,
+            listener,
+            model=opened.name,
+            fingerprint=opened.tokenizer.fingerprint,
+            dtype=dtype,
+            options=EngineOptions(max_sessions=max_sessions),
+        )
+    except BaseException:
+        listener.close()
+        raise
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        server.stop()
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    facts = {
+        "address": listener.address,
+        "model": opened.name,
+        "fingerprint": opened.tokenizer.fingerprint,
+        "layers": target.exits[-1],
+        "exits": list(target.exits[:-1]),
+        "dtype": dtype,
+        "context": target.context,
+    }
+    Console(stderr=True).print(
+        f"[bold]{opened.name}[/] ({dtype}, {facts['layers']} layers, "
+        f"{'hints at ' + ', '.join(map(str, target.exits[:-1])) if target.exits[:-1] else 'no hints'}) "
+        f"listens on [bold]{listener.address}[/]; Ctrl-C stops it.",
+        soft_wrap=True,
+        highlight=False,
+    )
+    if ready_file is not None:
+        partial = ready_file.with_name(f"{ready_file.name}.{os.getpid()}")
+        partial.write_text(json.dumps(facts) + "\n")
+        partial.replace(ready_file)
+    server.serve()
+    Console(stderr=True).print(f"stopped: {server.statistics}", soft_wrap=True, highlight=False)
+
+
+def _layers(text: str | None) -> tuple[int, ...] | None:
+    """``None``: wherever there is a trained head; else the named layers."""
+    if text is None:
+        return None
+    if text.strip().lower() in ("", "none"):
+        return ()
+    try:
+        return tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        raise UsageError(f"exits are {text!r}; give layer numbers with commas between, such as 10,20.") from None

@@ -1,0 +1,199 @@
+"""``foredraft generate`` and ``foredraft chat``: a text from edge and cloud together, on a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from foredraft_shared.errors import ForedraftError, UsageError
+from foredraft_shared.traces import TraceWriter
+
+from .client import Client, Prompt, RequestMode, TokenStream
+from .loop import LoopOptions
+from .screen import STYLES, Screen, statistics_lines
+
+__all__ = ["chat", "generate"]
+
+Server = Annotated[str, typer.Option(help="Address of `foredraft serve`.")]
+DraftModel = Annotated[
+    str, typer.Option(help="Draft model: a name, folder, GGUF file, first:LAYERS, ngram; 'none' for the cloud alone.")
+]
+Tokenizer = Annotated[str | None, typer.Option(help="Model whose tokenizer to use, if not the draft's.")]
+MaxTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
+Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
+TopK = Annotated[int, typer.Option(help="Keep the k most probable tokens; 0 keeps all.")]
+TopP = Annotated[float, typer.Option(help="Keep the most probable tokens up to this mass.")]
+MinP = Annotated[float, typer.Option(help="Drop tokens less probable than this share of the best.")]
+Seed = Annotated[int, typer.Option(help="Same seed, prompt and target: same text.")]
+Mode = Annotated[str, typer.Option(help="auto, speculate, cloud, or edge (the draft alone, never verified).")]
+DraftLength = Annotated[int | None, typer.Option(min=0, help="Tokens a draft; adapts by default.")]
+Ahead = Annotated[bool, typer.Option("--ahead/--wait", help="Draft on while a round is in flight.")]
+Hints = Annotated[bool, typer.Option("--hints/--no-hints", help="Act on hints from the target's exits.")]
+Statistics = Annotated[bool, typer.Option("--stats", help="Say what it took.")]
+Trace = Annotated[Path | None, typer.Option(help="Write one record a round there (see `foredraft trace`).")]
+Colour = Annotated[bool, typer.Option("--colour/--no-colour", help="Tell the origins of tokens apart.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Use only models that are on this machine.")]
+
+_SERVER = "tcp://127.0.0.1:5555"
+
+
+def generate(
+    prompt: Annotated[str | None, typer.Argument(help="The question; '-' reads standard input.")] = None,
+    prompt_file: Annotated[Path | None, typer.Option(help="Read the question from a file (UTF-8).")] = None,
+    server: Server = _SERVER,
+    draft: DraftModel = "smollm2-135m",
+    tokenizer: Tokenizer = None,
+    max_tokens: MaxTokens = 256,
+    temperature: Temperature = 0.0,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    min_p: MinP = 0.0,
+    seed: Seed = 0,
+    mode: Mode = "auto",
+    draft_length: DraftLength = None,
+    ahead: Ahead = True,
+    hints: Hints = True,
+    stats: Statistics = False,
+    trace: Trace = None,
+    colour: Colour = True,
+    offline: Offline = False,
+) -> None:
+    """Answer one question, token for token what the target alone would say."""
+    question = _question(prompt, prompt_file)
+    with _client(server, draft, tokenizer, mode, offline) as client:
+        writer = TraceWriter(trace, {"mode": mode, "draft": draft}) if trace else None
+        stream = client.stream(
+            question,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            seed=seed,
+            mode=_mode(mode),
+            draft_length=draft_length,
+            options=LoopOptions(ahead=ahead, hints=hints),
+            observe=writer.write if writer else None,
+            epoch_ns=writer.began_ns if writer else None,
+        )
+        try:
+            _show(stream, colour=colour, stats=stats)
+        finally:
+            stream.close()
+            if writer is not None:
+                writer.close()
+
+
+def chat(
+    server: Server = _SERVER,
+    draft: DraftModel = "smollm2-135m",
+    tokenizer: Tokenizer = None,
+    system: Annotated[str | None, typer.Option(help="What the model is told first.")] = None,
+    max_tokens: MaxTokens = 512,
+    temperature: Temperature = 0.0,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    min_p: MinP = 0.0,
+    seed: Seed = 0,
+    mode: Mode = "auto",
+    ahead: Ahead = True,
+    hints: Hints = True,
+    stats: Statistics = False,
+    colour: Colour = True,
+    offline: Offline = False,
+) -> None:
+    """Talk to the target; Ctrl-C stops an answer, an empty line or Ctrl-D ends the talk."""
+    console = Console()
+    conversation: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
+    with _client(server, draft, tokenizer, mode, offline) as client:
+        model = client.welcome.model if client.welcome else draft
+        if colour:
+            legend = "  ".join(f"[{STYLES[name]}]{name}[/]" for name in ("drafted", "target", "edge", "provisional"))
+            console.print(f"{model}: {legend}. /stats tells what an answer took, /clear forgets, an empty line ends.")
+        last: list[str] = []
+        while True:
+            try:
+                line = console.input("\n[bold cyan]>[/] ").strip()
+            except EOFError:
+                return
+            if not line:
+                return
+            if line == "/stats":
+                console.print("\n".join(last) or "nothing has been said yet.", highlight=False)
+                continue
+            if line == "/clear":
+                conversation = conversation[:1] if system else []
+                continue
+            conversation.append({"role": "user", "content": line})
+            try:
+                stream = client.stream(
+                    conversation,
+                    max_tokens=max_tokens,
+                    temperature=temperature,
+                    top_k=top_k,
+                    top_p=top_p,
+                    min_p=min_p,
+                    seed=seed,
+                    mode=_mode(mode),
+                    options=LoopOptions(ahead=ahead, hints=hints),
+                )
+                answer, last = _show(stream, colour=colour, stats=stats)
+            except ForedraftError as error:
+                console.print(f"[bold red]error:[/] {error}", soft_wrap=True, highlight=False)
+                conversation.pop()
+                continue
+            conversation.append({"role": "assistant", "content": answer})
+
+
+def _show(stream: TokenStream, *, colour: bool, stats: bool) -> tuple[str, list[str]]:
+    """Print an answer; returns its text and what it took. Ctrl-C ends the answer, not the program, in a chat."""
+    console = Console()
+    begun = time.perf_counter()
+    events = Screen(console, colour=colour).show(stream)
+    lines = statistics_lines(stream, time.perf_counter() - begun)
+    if stats:
+        Console(stderr=True).print("\n".join(lines), style="dim", highlight=False, soft_wrap=True)
+    return "".join(event.text for event in events), lines
+
+
+def _question(prompt: str | None, prompt_file: Path | None) -> Prompt:
+    if (prompt is None) == (prompt_file is None):
+        raise UsageError("give a prompt, or --prompt-file FILE, and not both.")
+    if prompt_file is not None:
+        try:
+            data = prompt_file.read_bytes()
+        except OSError as error:
+            raise UsageError(f"cannot read {prompt_file}: {error.strerror}; check the path.") from None
+        where = str(prompt_file)
+    elif prompt == "-":
+        data, where = sys.stdin.buffer.read(), "standard input"
+    else:
+        assert prompt is not None
+        data, where = prompt.encode("utf-8", "surrogateescape"), "the prompt"
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{where} is not UTF-8 (byte {error.start}); convert it, for example with iconv.") from None
+    if not text.strip():
+        raise UsageError(f"{where} is empty; ask something.")
+    return text
+
+
+def _mode(mode: str) -> RequestMode:
+    if mode not in ("auto", "speculate", "cloud", "edge"):
+        raise UsageError(f"mode is {mode!r}; choose auto, speculate, cloud or edge.")
+    return mode  # type: ignore[return-value]
+
+
+def _client(server: str, draft: str, tokenizer: str | None, mode: str, offline: bool) -> Client:
+    return Client(
+        None if _mode(mode) == "edge" else server,
+        None if draft == "none" else draft,
+        tokenizer=tokenizer,
+        offline=offline,
+    )
