@@ -15,6 +15,9 @@ class Clock(Protocol):
     def now(self) -> float:
         """Seconds."""
 
+    def sleep(self, seconds: float) -> None:
+        """Let ``seconds`` pass."""
+
     def remind(self, at: float) -> None:
         """Something will happen at ``at``: a clock that moves by jumps must not jump past it."""
 
@@ -24,6 +27,9 @@ class SystemClock:
 
     def now(self) -> float:
         return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(max(0.0, seconds))
 
     def remind(self, at: float) -> None:
         pass  # it stops for nobody
@@ -39,21 +45,24 @@ class ManualClock:
     def now(self) -> float:
         return self._now
 
+    def sleep(self, seconds: float) -> None:
+        self.advance(max(0.0, seconds))
+
     def remind(self, at: float) -> None:
         if at > self._now:
             heapq.heappush(self._reminders, at)
 
     def advance(self, seconds: float) -> None:
         """Let ``seconds`` pass at once."""
-        self._now += seconds
-        while self._reminders and self._reminders[0] <= self._now:
-            heapq.heappop(self._reminders)
+        self._set(self._now + seconds)
 
     def wait_until(self, at: float) -> None:
         """Jump to the next reminder or to ``at``, whichever comes first."""
         target = min(at, self._reminders[0]) if self._reminders else at
         if target > self._now:
-            self.advance(target - self._now)
-            self._now = target  # not a rounding error beside it
-            while self._reminders and self._reminders[0] <= self._now:
-                heapq.heappop(self._reminders)
+            self._set(target)
+
+    def _set(self, now: float) -> None:
+        self._now = now
+        while self._reminders and self._reminders[0] <= self._now:
+            heapq.heappop(self._reminders)

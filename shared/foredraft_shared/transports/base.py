@@ -50,7 +50,9 @@ class Counters:
 class Transport(Protocol):
     """The edge's end. Used by one thread."""
 
-    counters: Counters
+    @property
+    def counters(self) -> Counters:
+        """What went over it so far."""
 
     def ready(self, timeout_s: float) -> bool:
         """Wait until a message could be sent; False if that did not come true in time."""
@@ -73,7 +75,9 @@ class Transport(Protocol):
 class Listener(Protocol):
     """The cloud's end. Used by one thread, but for :meth:`wake`."""
 
-    counters: Counters
+    @property
+    def counters(self) -> Counters:
+        """What went over it so far."""
 
     @property
     def address(self) -> str:

@@ -103,8 +103,7 @@ class MemoryNetwork:
                 return False
             if isinstance(self.clock, ManualClock):
                 self.clock.wait_until(until)
-                # What was waited for may be a held message of a wrapper, which only its owner can let go.
-                return come_true()
+                continue
             with self._changed:
                 if not come_true():
                     self._changed.wait(remaining)

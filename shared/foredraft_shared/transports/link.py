@@ -1,0 +1,140 @@
+"""A network between two programs on one machine: delay, jitter, rate, stalls, black holes and resets.
+
+A relay for TCP that stands between edge and cloud::
+
+    with LinkEmulator(to="127.0.0.1:5555", rtt_ms=50, jitter_ms=5, rate_mbps=20) as link:
+        client = Client(link.address)
+        link.black_hole()
+
+What it cannot do: connecting itself takes no round trip (the machine accepts before the relay is asked), and packets
+are not lost one by one, because TCP would repair that out of our sight: what a program sees of it is a stall.
+
+In a thread (:class:`LinkEmulator`) the relay shares the interpreter with the program and is late when that computes;
+for measurements give it a process (:class:`foredraft_shared.transports.link_process.LinkProcess`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import socket
+import threading
+from collections.abc import Callable
+from types import TracebackType
+
+from ..errors import AddressInUse, LinkError, UsageError
+from .address import parse_host_port
+from .relay import LinkSettings, LinkStatistics, Relay
+
+__all__ = ["LinkEmulator", "LinkSettings", "LinkStatistics", "open_relay", "settings_from"]
+
+
+def settings_from(**values: float) -> LinkSettings:
+    """Settings by name.
+
+    Raises:
+        UsageError: a value is negative or not a number.
+    """
+    try:
+        return LinkSettings(**values)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def open_relay(to: str, listen: str, settings: LinkSettings) -> tuple[Relay, str]:
+    """A relay that listens, and its address; it does nothing until it is run.
+
+    Raises:
+        UsageError: an address is not HOST:PORT.
+        AddressInUse: another process listens there.
+        LinkError: an address cannot be used.
+    """
+    target_host, target_port = parse_host_port(to)
+    host, port = parse_host_port(listen)
+    try:
+        target = socket.getaddrinfo(target_host, target_port, type=socket.SOCK_STREAM)[0][4][:2]
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family, backlog=64)
+    except socket.gaierror:
+        raise LinkError(f"no machine is called {target_host!r} or {host!r}; check the addresses.") from None
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise AddressInUse(f"another process listens on {listen}; stop it or give another --listen.") from None
+        raise LinkError(f"cannot listen on {listen}: {error.strerror}; try 127.0.0.1:0.") from None
+    port = listener.getsockname()[1]
+    address = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+    return Relay(listener, (str(target[0]), int(target[1])), settings), address
+
+
+class LinkEmulator:
+    """A link in a thread of this program; a context manager. Its methods may be called from any thread.
+
+    Args:
+        to: ``HOST:PORT`` of the server, with or without ``tcp://``.
+        listen: ``HOST:PORT`` to listen on; port 0 takes any free one.
+        rtt_ms, jitter_ms, rate_mbps, stall_every_s, stall_ms, seed: see :class:`LinkSettings`.
+
+    Raises:
+        UsageError, AddressInUse, LinkError: see :func:`open_relay`.
+    """
+
+    def __init__(self, to: str, listen: str = "127.0.0.1:0", **settings: float) -> None:
+        self._relay, self.address = open_relay(to, listen, settings_from(**settings))
+        self._thread = threading.Thread(target=self._relay.run, name="link", daemon=True)
+        self._thread.start()
+
+    def change(self, **settings: float) -> None:
+        """Change some of the settings; bytes under way keep the times they have."""
+        changed = settings_from(**{**dataclasses.asdict(self._relay.settings), **settings})
+        self._do(lambda: self._relay.change(changed))
+
+    def black_hole(self, *, hold: bool = False) -> None:
+        """Let nothing through, and tell nobody.
+
+        Args:
+            hold: keep the bytes and deliver them late, after :meth:`heal`, as TCP does after an outage. Otherwise every
+                connection that carries anything meanwhile, or is begun, is dead for good without either side being
+                told, as after a router lost its table.
+        """
+        self._do(lambda: self._relay.open_hole(hold))
+
+    def heal(self) -> None:
+        """End a black hole or a stall."""
+        self._do(self._relay.heal)
+
+    def stall(self, seconds: float) -> None:
+        """Let nothing through for a while, then everything."""
+        self._do(lambda: self._relay.stall(seconds))
+
+    def reset(self) -> None:
+        """Break every connection with RST; new ones work."""
+        self._do(self._relay.reset)
+
+    def statistics(self) -> LinkStatistics:
+        return self._relay.statistics()
+
+    def close(self) -> None:
+        """Close every connection and stop; may be called twice."""
+        if self._thread.is_alive():
+            self._relay.call(self._relay.stop)
+            self._thread.join()
+
+    def __enter__(self) -> LinkEmulator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _do(self, command: Callable[[], None]) -> None:
+        """Have the relay's thread do it, and wait until it has."""
+        done = threading.Event()
+
+        def obey() -> None:
+            command()
+            done.set()
+
+        self._relay.call(obey)
+        if not done.wait(5.0):
+            raise LinkError("the link emulator has stopped; make a new one.")
