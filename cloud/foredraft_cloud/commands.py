@@ -35,8 +35,7 @@ def serve(
     dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
     threads: Annotated[int, typer.Option(min=1, help="Threads of the model's passes.")] = 1,
     context: Annotated[int | None, typer.Option(help="Longest session in tokens; by default the model's own.")] = None,
-    max_sessions: Annotated[int, typer.Option(min=1, help="Sessions held at once.")] = 64,
-    cache_mb: Annotated[int, typer.Option(min=1, help="Memory for all sessions' caches.")] = 1024,
+    max_sessions: Annotated[int, typer.Option(min=1, help="Sessions held at once.")] = 16,
     offline: Annotated[bool, typer.Option("--offline", help="Use only models that are on this machine.")] = False,
     ready_file: Annotated[
         Path | None, typer.Option(help="Write address and facts there, as JSON, once devices can connect.")
@@ -55,7 +54,7 @@ def serve(
 
         opened = open_model(model, offline=offline)
         target = load_target(
-            opened, dtype=dtype, exits=_layers(exits), threads=threads, context=context, cache_mb=cache_mb
+            opened, dtype=dtype, exits=_layers(exits) or (), threads=threads, context=context, slots=max_sessions
         )
         server = Server(
             target,

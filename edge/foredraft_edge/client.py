@@ -30,7 +30,6 @@ from foredraft_shared.models import Detokenizer, Tokenizer, open_model
 from foredraft_shared.traces import RoundRecord
 from foredraft_shared.transports.base import Transport
 
-from .drafters import load_drafter
 from .drafters.base import Drafter
 from .link import Link
 from .loop import LoopOptions, LoopStatistics, RoundLoop
@@ -119,6 +118,8 @@ class Client:
         elif tokenizer is not None:
             self._tokenizer = open_model(tokenizer, offline=offline).tokenizer
         if isinstance(draft, str | Path):
+            from .drafters import load_drafter  # what backends need is imported only when one is asked for
+
             self.drafter, drafts_with = load_drafter(draft, self._tokenizer, offline=offline, threads=threads)
             self._tokenizer = self._tokenizer or drafts_with
         else:

@@ -575,7 +575,7 @@ class RoundLoop:
         """Repeat what is in flight after a few round trips of silence, then ever more rarely."""
         measured = self._planner.measured
         patience_s = 4 * (measured.rtt_ms.value + measured.verify_ms.value) / 1000.0
-        self._repeat_s = max(0.5, patience_s) if fresh else min(self._repeat_s * 2, 4.0)
+        self._repeat_s = max(1.0, patience_s) if fresh else min(self._repeat_s * 2, 4.0)
         self._repeat_at_ns = self._clock_ns() + int(self._repeat_s * 1e9)
 
     def _repeat(self, now_ns: int) -> None:
