@@ -1,0 +1,182 @@
+"""From a spec to a drafter: ``ngram``, ``first:6``, ``onnx:MODEL``…"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TypeAlias
+
+from foredraft_shared.errors import BackendMissing, UsageError, VocabularyMismatch
+from foredraft_shared.models import Model, Tokenizer, open_model
+
+from .base import Drafter
+
+__all__ = ["GROUP", "DrafterFactory", "Wanted", "check_vocabulary", "load_drafter"]
+
+GROUP = "foredraft.drafters"
+"""Entry point group: a name → a :data:`DrafterFactory`; the name is what stands before the colon of a spec."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a factory is asked for."""
+
+    argument: str
+    """What stands after the colon of the spec; may be empty."""
+    tokenizer: Tokenizer | None
+    """The target's, where it is known already."""
+    target: str | Path | None
+    """The target model, where the device can read it."""
+    offline: bool
+    threads: int
+
+    def model(self) -> Model:
+        """The model that :attr:`argument` names, or the target when it is empty.
+
+        Raises:
+            UsageError: neither is given.
+            ModelNotFound, ModelDamaged, ModelUnsupported: see :func:`~foredraft_shared.models.open_model`.
+        """
+        reference = self.argument or self.target
+        if not reference:
+            raise UsageError("this draft needs a model; write it after the colon, such as onnx:smollm2-135m.")
+        return open_model(reference, offline=self.offline)
+
+
+Loaded: TypeAlias = "tuple[Drafter, Tokenizer | None]"
+DrafterFactory: TypeAlias = Callable[[Wanted], Loaded]
+
+
+def load_drafter(
+    spec: str | Path,
+    tokenizer: Tokenizer | None = None,
+    *,
+    target: str | Path | None = None,
+    offline: bool = False,
+    threads: int = 1,
+) -> Loaded:
+    """Make a drafter from a spec (see :mod:`foredraft_edge.drafters`).
+
+    Args:
+        tokenizer: the target's; the draft's is checked against it.
+        target: the target model, for ``first:6``.
+        offline: download nothing.
+        threads: cores a step may use.
+
+    Returns:
+        The drafter, and its model's tokenizer (``tokenizer`` itself for a draft without a model).
+
+    Raises:
+        UsageError: the spec cannot be understood.
+        VocabularyMismatch: the draft speaks other token ids than ``tokenizer``.
+        BackendMissing: the package of a backend is not installed.
+        ModelNotFound, ModelDamaged, ModelUnsupported: the model cannot be used.
+    """
+    kind, argument = _split(spec)
+    drafter, own = _factory(kind)(Wanted(argument, tokenizer, target, offline, threads))
+    if tokenizer is not None:
+        try:
+            check_vocabulary(drafter, tokenizer.fingerprint, str(spec))
+        except VocabularyMismatch:
+            drafter.close()
+            raise
+    return drafter, own or tokenizer
+
+
+def check_vocabulary(drafter: Drafter, fingerprint: str, name: str = "the draft") -> None:
+    """Refuse a drafter whose token ids mean something else than the target's.
+
+    Raises:
+        VocabularyMismatch: the fingerprints differ. An empty one fits any.
+    """
+    if drafter.vocabulary and fingerprint and drafter.vocabulary != fingerprint:
+        raise VocabularyMismatch(
+            f"{name} and the target have different tokenizers ({drafter.vocabulary[:8]} and {fingerprint[:8]}); "
+            "take a draft of the target's own family, or ngram."
+        )
+
+
+def _split(spec: str | Path) -> tuple[str, str]:
+    """``(kind, argument)``; what is no kind is a model, and runs by onnxruntime."""
+    text = str(spec)
+    if not text:
+        raise UsageError("the draft is empty; name a model, or ngram.")
+    if isinstance(spec, Path) or Path(text).exists():
+        return "onnx", text
+    kind, _, argument = text.partition(":")
+    known = kind in _BUILT_IN or any(entry.name == kind for entry in entry_points(group=GROUP))
+    return (kind, argument) if known else ("onnx", text)
+
+
+def _factory(kind: str) -> DrafterFactory:
+    if kind in _BUILT_IN:
+        return _BUILT_IN[kind]
+    (entry,) = (entry for entry in entry_points(group=GROUP) if entry.name == kind)
+    try:
+        factory: DrafterFactory = entry.load()
+    except ImportError as error:
+        raise BackendMissing(f"the drafter {kind!r} ({entry.value}) cannot be imported: {error}.") from error
+    return factory
+
+
+# --- the built-in kinds ----------------------------------------------------------------------------------------------
+
+
+def _onnx(wanted: Wanted, precision: str = "int8", layers: int | None = None) -> Loaded:
+    from .export import ExportOptions, exported
+    from .onnx import OnnxDrafter
+
+    if wanted.argument.endswith(".onnx"):
+        return OnnxDrafter(wanted.argument, threads=wanted.threads), None
+    model = wanted.model()
+    path = exported(model, ExportOptions(layers=layers, precision=precision))
+    return OnnxDrafter(path, threads=wanted.threads), model.tokenizer
+
+
+def _first(wanted: Wanted) -> Loaded:
+    count, _, model = wanted.argument.partition(":")
+    if not (count.isdecimal() and int(count) > 0):
+        raise UsageError(f"first:{wanted.argument} makes no sense; write the number of layers, such as first:6.")
+    if not (model or wanted.target):
+        raise UsageError(
+            f"first:{count} of which model? Write first:{count}:MODEL, such as first:{count}:smollm2-135m."
+        )
+    return _onnx(Wanted(model, wanted.tokenizer, wanted.target, wanted.offline, wanted.threads), layers=int(count))
+
+
+def _ngram(wanted: Wanted) -> Loaded:
+    from .ngram import NgramDrafter
+
+    if wanted.argument and not wanted.argument.isdecimal():
+        raise UsageError(f"ngram:{wanted.argument} makes no sense; write ngram, or ngram:4 for the longest match.")
+    longest = int(wanted.argument or 4)
+    fingerprint = wanted.tokenizer.fingerprint if wanted.tokenizer else ""
+    return NgramDrafter(fingerprint, longest=longest, shortest=min(2, longest)), wanted.tokenizer
+
+
+def _torch(wanted: Wanted) -> Loaded:
+    from .torch import TorchDrafter
+
+    model = wanted.model()
+    return TorchDrafter(model, threads=wanted.threads), model.tokenizer
+
+
+def _llama(wanted: Wanted) -> Loaded:
+    from .llama import LlamaDrafter
+
+    model = wanted.model()
+    return LlamaDrafter(model, threads=wanted.threads), model.tokenizer
+
+
+_BUILT_IN: dict[str, DrafterFactory] = {
+    "first": _first,
+    "llama": _llama,
+    "ngram": _ngram,
+    "onnx": _onnx,
+    "onnx-float32": lambda wanted: _onnx(wanted, "float32"),
+    "onnx-int4": lambda wanted: _onnx(wanted, "int4"),
+    "onnx-int8": _onnx,
+    "torch": _torch,
+}

@@ -1,0 +1,180 @@
+"""Drafting with onnxruntime: one session, one cache that is never copied, one step a token.
+
+The graph (:mod:`foredraft_edge.drafters.graph`) writes keys and values into the buffers it is given, at the position it
+is told. So a text is a list of tokens and a number: how many of them the cache holds. To rewind is to lower the number.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foredraft_shared.errors import BackendMissing, ModelDamaged, UsageError
+from foredraft_shared.messages import Position, SamplingParams, TokenId
+
+from .base import Proposal
+from .text import Text, choose
+
+__all__ = ["METADATA", "OnnxDrafter"]
+
+METADATA = "foredraft"
+"""Key of the JSON in the ONNX file that says what the graph is; written by :mod:`foredraft_edge.drafters.export`."""
+_FIRST_CAPACITY = 512
+"""Tokens the cache has room for at first; it doubles when a text outgrows it."""
+
+
+class OnnxDrafter(Text):
+    """A decoder exported by :func:`~foredraft_edge.drafters.export.export_onnx`.
+
+    Args:
+        path: the ``.onnx`` file.
+        threads: cores a step may use.
+        chunk: rows read in one pass when a text is new; bounds the memory of the prefill.
+
+    Raises:
+        BackendMissing: onnxruntime is not installed.
+        ModelDamaged: the file is none of ours, or broken.
+    """
+
+    def __init__(self, path: str | Path, *, threads: int = 1, chunk: int = 128) -> None:
+        self._session = _open_session(Path(path), threads)
+        facts = _facts(self._session, Path(path))
+        super().__init__(facts["fingerprint"])
+        self.context: int = facts["context"]
+        """Longest text in tokens; beyond it nothing is proposed."""
+        self.layers: int = facts["layers"]
+        self._input_ids: int = facts["vocabulary"]
+        self._shape = (1, facts["kv_heads"], facts["head_dim"])
+        tokens = facts.get("head_tokens")
+        self._ids = None if tokens is None else np.asarray(tokens, np.int32)
+        self._chunk = chunk
+        self._cached = 0
+        # What every step reads and writes; bound once, changed in place.
+        self._token = np.zeros((1, 1), np.int64)
+        self._wanted = np.zeros(1, np.int64)
+        self._last = np.zeros(1, np.int32)
+        self._length = np.zeros((), np.int32)
+        self._logits = np.zeros((1, 1, facts["head"]), np.float32)
+        self._caches: list[NDArray[np.float32]] = []
+        self._capacity = 0
+        self._step: Any = None
+        self._prefill: Any = None
+
+    def draft(self, limit: int, params: SamplingParams) -> Iterator[Proposal]:
+        """Propose with the graph's logits; ends early when the context is full or the text is empty."""
+        for _ in range(limit):
+            if not 0 < len(self._text) < self.context:
+                return
+            proposal = choose(self._read(), params, len(self._text), self._ids)
+            self._text.append(proposal.token)
+            yield proposal
+
+    def extend(self, tokens: Sequence[TokenId]) -> None:
+        """Append ``tokens``; read at the next ``draft``.
+
+        Raises:
+            UsageError: an id that the draft's embedding does not have.
+        """
+        self._check(tokens)
+        super().extend(tokens)
+
+    def begin(self, prompt: Sequence[TokenId]) -> None:
+        """Drop everything and hold ``prompt``; read at the next ``draft``. Raises as :meth:`extend`."""
+        self._check(prompt)
+        super().begin(prompt)
+
+    def close(self) -> None:
+        """Free the session and the cache; the drafter cannot be used again."""
+        super().close()
+        self._step = self._prefill = self._session = None
+        self._caches = []
+
+    def logits(self) -> NDArray[np.float32]:
+        """Logits ``[head]`` of the token after the text. Overwritten by the next call."""
+        if not 0 < len(self._text) <= self.context:
+            raise UsageError(f"The text has {len(self._text)} tokens; the draft reads 1 to {self.context}.")
+        return self._read()
+
+    def _check(self, tokens: Sequence[TokenId]) -> None:
+        if tokens and not 0 <= min(tokens) <= max(tokens) < self._input_ids:
+            raise UsageError(f"Token id {max(tokens)} is outside the draft's {self._input_ids}; pass the target's ids.")
+
+    def _dropped(self, length: Position) -> None:
+        self._cached = min(self._cached, length)
+
+    def _read(self) -> NDArray[np.float32]:
+        """Bring the cache up to the text; the logits after its last token."""
+        # The last token is always read anew if all are cached: its logits were not kept.
+        start = min(self._cached, len(self._text) - 1)
+        if len(self._text) > self._capacity:
+            self._grow(len(self._text))
+        while len(self._text) - start > 1:
+            stop = min(start + self._chunk, len(self._text))
+            rows = np.array([self._text[start:stop]], np.int64)
+            self._prefill.bind_input("tokens", "cpu", 0, np.int64, rows.shape, rows.ctypes.data)
+            self._run(self._prefill, stop - start, stop)
+            start = stop
+        if start < len(self._text):
+            self._token[0, 0] = self._text[-1]
+            self._run(self._step, 1, len(self._text))
+        self._cached = len(self._text)
+        return self._logits[0, 0]
+
+    def _run(self, binding: Any, rows: int, length: int) -> None:
+        self._wanted[0] = rows - 1
+        self._last[0] = length - 1
+        self._length[...] = length
+        # Past the checks of the public wrapper, which cost more than the layers of a shallow draft would like.
+        self._session.run_with_iobinding(binding)
+
+    def _grow(self, needed: int) -> None:
+        capacity = max(self._capacity, min(_FIRST_CAPACITY, self.context))
+        while capacity < needed:
+            capacity = min(2 * capacity, self.context)
+        heads, width = self._shape[1:]
+        caches = [np.zeros((1, heads, capacity, width), np.float32) for _ in range(2 * self.layers)]
+        for old, new in zip(self._caches, caches, strict=False):
+            new[:, :, : self._cached] = old[:, :, : self._cached]
+        self._caches, self._capacity = caches, capacity
+        self._step, self._prefill = self._bind(), self._bind()
+        self._step.bind_input("tokens", "cpu", 0, np.int64, (1, 1), self._token.ctypes.data)
+
+    def _bind(self) -> Any:
+        binding = self._session.io_binding()
+        for name, array in (("wanted", self._wanted), ("last", self._last), ("length", self._length)):
+            binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        binding.bind_output("logits", "cpu", 0, np.float32, self._logits.shape, self._logits.ctypes.data)
+        for index, cache in enumerate(self._caches):
+            name = f"{('key', 'value')[index % 2]}.{index // 2}"
+            binding.bind_input(name, "cpu", 0, np.float32, cache.shape, cache.ctypes.data)
+            binding.bind_output(f"{name}.out", "cpu", 0, np.float32, cache.shape, cache.ctypes.data)
+        return binding
+
+
+def _open_session(path: Path, threads: int) -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise BackendMissing("The onnx drafter needs onnxruntime: pip install 'foredraft[edge]'.") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises a dozen private classes here
+        reason = str(error).splitlines()[0]
+        raise ModelDamaged(f"{path} cannot be loaded ({reason}); delete it to have it exported again.") from error
+
+
+def _facts(session: Any, path: Path) -> dict[str, Any]:
+    try:
+        facts: dict[str, Any] = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
+    except (KeyError, ValueError):
+        raise ModelDamaged(f"{path} was not exported by foredraft; give the model it was made from instead.") from None
+    return facts
