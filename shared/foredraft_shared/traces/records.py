@@ -122,8 +122,6 @@ _Record: TypeAlias = TraceHeader | RoundRecord
 _HEADER_FIELDS = tuple(item.name for item in fields(TraceHeader))
 _ROUND_FIELDS = tuple(item.name for item in fields(RoundRecord))
 _HINT_FIELDS = tuple(item.name for item in fields(HintRecord))
-# A record is written in full but for these values: they are what the reader fills in by itself.
-_ABSENT: tuple[object, ...] = (None, "", [])
 
 
 def _scalar(value: Any) -> Any:
@@ -141,7 +139,8 @@ def encode_line(record: _Record) -> bytes:
     line: dict[str, Any] = {}
     for name in _ROUND_FIELDS:
         value = getattr(record, name)
-        if value not in _ABSENT:
+        # What says nothing is left out; the reader fills it in by itself.
+        if value is not None and value != "" and name != "hints":
             line[name] = value
     if record.hints:
         line["hints"] = [{name: getattr(hint, name) for name in _HINT_FIELDS} for hint in record.hints]
