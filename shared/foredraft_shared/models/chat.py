@@ -1,7 +1,7 @@
 """Chat templates: a conversation as the one text its model was trained to continue.
 
 Templates are Jinja programs out of downloaded files, so they run in a sandbox that cannot reach into objects or change
-them, with the same helpers that transformers gives them (``raise_exception``, ``strftime_now``, ``tojson``, loop controls).
+them, with the helpers that transformers gives them (``raise_exception``, ``strftime_now``, ``tojson``, loop controls).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class ChatTemplate:
         values = {**self._tokens, **variables, "add_generation_prompt": add_generation_prompt}
         try:
             return self._template.render(messages=[dict(message) for message in messages], **values)
-        except _Refused as error:
+        except _RefusedError as error:
             raise UsageError(f"The model's chat template refuses this conversation: {error}") from error
         except (TemplateError, TypeError, KeyError, ValueError, ArithmeticError, RecursionError) as error:
             raise UsageError(
@@ -72,12 +72,12 @@ class ChatTemplate:
             ) from error
 
 
-class _Refused(TemplateError):
+class _RefusedError(TemplateError):
     """A template called ``raise_exception``."""
 
 
 def _raise(message: str) -> NoReturn:
-    raise _Refused(message)
+    raise _RefusedError(message)
 
 
 def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:

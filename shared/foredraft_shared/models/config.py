@@ -36,7 +36,7 @@ class Rope:
     """yarn only: scale of cosines and sines; by default 0.1 ln(factor) + 1."""
 
     def frequencies(self, head_dim: int) -> tuple[np.ndarray[Any, np.dtype[np.float64]], float]:
-        """Angle per token of each pair of a head (radians, float64 ``[head_dim / 2]``), and the scale of cosines and sines.
+        """Angle per token of each pair of a head (radians, ``[head_dim / 2]``), and the scale of cosines and sines.
 
         Source: ``modeling_rope_utils.py`` of transformers. The pairs are the first half of a head with the second.
         """
@@ -87,7 +87,7 @@ class ModelConfig:
     qk_norm: bool = False
     """RMS norm on each head's queries and keys (Qwen3)."""
     sliding_window: int | None = None
-    """A query at ``i`` sees the keys ``j`` with ``i - j < sliding_window`` (early Mistral); ``None`` for full attention."""
+    """A query at ``i`` sees the keys ``j`` with ``i - j < sliding_window`` (early Mistral); ``None`` for all of them."""
     bos: int | None = None
     eos: tuple[int, ...] = ()
     """Any of these ends a text."""

@@ -158,7 +158,7 @@ def _attention_factor(stretch: Mapping[str, Any], factor: float) -> float | None
         return float(given)
     above, below = stretch.get("mscale"), stretch.get("mscale_all_dim")
     if above and below and factor > 1:
-        return (0.1 * above * math.log(factor) + 1.0) / (0.1 * below * math.log(factor) + 1.0)
+        return float((0.1 * above * math.log(factor) + 1.0) / (0.1 * below * math.log(factor) + 1.0))
     return None
 
 

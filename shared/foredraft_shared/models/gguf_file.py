@@ -1,8 +1,8 @@
 """A GGUF file, opened once: its metadata and its tensors, for the configuration, the weights and the tokenizer alike.
 
-The header is read here, because the reader of the ``gguf`` package spends five seconds on the vocabulary of a small model
-(two numpy views a token) where this one needs a tenth of one; every program that opens a model would wait for that. The
-element types and the dequantisation are the package's.
+The header is read here, because the reader of the ``gguf`` package spends five seconds on the vocabulary of a small
+model (two numpy views a token) where this one needs a fifth of one; every program that opens a model would wait for
+that. The element types and the dequantisation are the package's.
 
 Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. A file is magic, version, counts, metadata, tensor
 descriptions, then the tensors, each at a multiple of the alignment.
@@ -58,7 +58,7 @@ class GgufFile:
             raise ModelNotFound(f"{path}: no such file; check the path.") from error
         except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
             raise self.damaged(str(error)) from error
-        header = _Header(memoryview(self._bytes))
+        header = _Header(self._bytes.data)
         try:
             header.read_preamble()
             self._values = header.read_metadata()
@@ -121,7 +121,7 @@ class GgufFile:
                 values = dequantize(stored, GGMLQuantizationType[tensor.kind])
             except NotImplementedError as error:
                 raise ModelUnsupported(
-                    f"{self.path}: tensor {name} is quantised as {tensor.kind}, which the gguf package does not decode; "
+                    f"{self.path}: tensor {name} is quantised as {tensor.kind}, which the gguf package cannot decode; "
                     "take a file with another quantisation, such as Q4_K_M or Q8_0."
                 ) from error
         return np.array(values, dtype=np.float32).reshape(tensor.shape)
@@ -167,7 +167,7 @@ class _Header:
                 kind = GGMLQuantizationType(number)
             except ValueError as error:
                 raise ModelUnsupported(
-                    f"{path}: tensor {name} has element type {number}, which this gguf package does not know; update it."
+                    f"{path}: tensor {name} has element type {number}, unknown here; update the package gguf."
                 ) from error
             described.append((name, tuple(reversed(sizes)), kind, offset))
         start = -(-self._at // alignment) * alignment

@@ -1,7 +1,7 @@
 """Tensors of one or several safetensors files, read one at a time.
 
-The header is checked by the ``safetensors`` package (bounds, overlaps, truncation). The values are taken from the mapped
-file by hand, because its numpy face cannot give bfloat16 without a further package.
+The header is checked by the ``safetensors`` package (bounds, overlaps, truncation). The values are taken from the
+mapped file by hand, because its numpy face cannot give bfloat16 without a further package.
 """
 
 from __future__ import annotations

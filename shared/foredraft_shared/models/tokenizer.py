@@ -1,9 +1,9 @@
 """Text to token ids and back, the same whether a model comes from Hugging Face or from a GGUF file.
 
-Encoding is the ``tokenizers`` library's. Decoding is ours, because a stream must not print half a character: every token
-stands for bytes (:meth:`Tokenizer.token_bytes`), a text is the bytes of its tokens one after the other, and UTF-8 is
-decoded only as far as it is complete. The same bytes make the fingerprint by which two models recognise that they speak
-the same token ids.
+Encoding is the ``tokenizers`` library's. Decoding is ours, because a stream must not print half a character: every
+token stands for bytes (:meth:`Tokenizer.token_bytes`), a text is the bytes of its tokens one after the other, and UTF-8
+is decoded only as far as it is complete. The same bytes make the fingerprint by which two models recognise that they
+speak the same token ids.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ class Tokenizer:
 class Detokenizer:
     """Turns tokens into text as they come.
 
-    ``push`` gives what has become certain, ``flush`` the rest; all of it together is ``Tokenizer.decode`` of all tokens.
+    ``push`` gives what has become certain, ``flush`` the rest; together they are ``Tokenizer.decode`` of all tokens.
     A character spread over several tokens comes whole, with the last of them.
     """
 
@@ -225,8 +225,10 @@ class _Style:
 
     @classmethod
     def of(cls, backend: Backend) -> _Style:
-        state = json.loads(backend.decoder.__getstate__()) if backend.decoder is not None else {"type": "none"}
-        steps = state["decoders"] if state["type"] == "Sequence" else [state]
+        state: dict[str, Any] = {"type": "nothing"}
+        if backend.decoder is not None:
+            state = json.loads(backend.decoder.__getstate__())
+        steps: list[dict[str, Any]] = state["decoders"] if state["type"] == "Sequence" else [state]
         kinds = {step["type"] for step in steps}
         if kinds == {"ByteLevel"}:
             return cls(byte_level=True)
@@ -239,7 +241,8 @@ class _Style:
             if usual:
                 return cls(False, "ByteFallback" in kinds, bool(stripped) or prepends)
         raise ModelUnsupported(
-            f"The model's tokenizer decodes by {', '.join(sorted(kinds))}; only byte-level and SentencePiece are supported."
+            f"The model's tokenizer decodes by {', '.join(sorted(kinds))}, which is not supported; "
+            "take a model with a byte-level or SentencePiece tokenizer."
         )
 
     def bytes_of(self, piece: str, *, added: bool) -> bytes:

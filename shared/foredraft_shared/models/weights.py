@@ -129,7 +129,8 @@ class Weights(Mapping[str, FloatArray]):
         return name in self._entries
 
     def __repr__(self) -> str:
-        return f"<Weights {self._path}: {len(self)} tensors, {self.parameters / 1e6:.1f} M parameters, {self.quantisation}>"
+        millions = self.parameters / 1e6
+        return f"<Weights {self._path}: {len(self)} tensors, {millions:.1f} M parameters, {self.quantisation}>"
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, without reading it."""
@@ -227,5 +228,6 @@ def _check(entries: Mapping[str, _Entry], config: ModelConfig, path: Path) -> No
             raise ModelDamaged(f"{path} has a tensor {name} that its configuration does not; fetch the model again.")
         if entry.shape != shape:
             raise ModelDamaged(
-                f"{path}: {name} has shape {list(entry.shape)}, its configuration says {list(shape)}; fetch the model again."
+                f"{path}: {name} has shape {list(entry.shape)}, its configuration says {list(shape)}; "
+                "fetch the model again."
             )
