@@ -76,13 +76,13 @@ class RoundRecord:
     committed: int = 0
     """Tokens this round added to the text: ``accepted + 1`` when verified, 0 when the round came to nothing."""
 
-    # --- the guess this round's draft was made on, before the verdict it follows was known
+    # --- the guess at this round's verdict, made while it was in flight
     guess_hit: bool | None = None
-    """Whether drafting ahead paid: the draft's beginning was there when the verdict before it came. None: not tried."""
+    """Whether the verdict was foreseen: what was drafted meanwhile could stay. None: nothing was drafted meanwhile."""
     ready: int = 0
-    """Tokens of this draft that were already there when the verdict before it came."""
+    """Tokens of the next draft that were there when the verdict came."""
     discarded: int = 0
-    """Tokens drafted on wrong guesses before this round, and thrown away."""
+    """Tokens drafted on a wrong guess at this verdict, and thrown away."""
     chained: bool = False
     """Sent before the verdict it builds on was known."""
     hints: list[HintRecord] = field(default_factory=list)

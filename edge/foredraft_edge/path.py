@@ -1,0 +1,154 @@
+"""The path: the text the device believes in, and the draft growing at its end.
+
+The drafter holds one text: the committed tokens, the drafts in flight, a guess at the target's own token that will follow
+them, and the next draft::
+
+    committed ........ in flight ........ guess   next draft ...
+    └─ ledger.length ┘                    └ start - 1, start ┘
+
+As long as verdicts say what the path says, nothing has to be thrown away. When one says otherwise, the path is cut where
+it went wrong and grows again from there. No link here, and no decision: those are the loop's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+
+from foredraft_shared.messages import Position, SamplingParams, TokenId
+
+from .drafters.base import Drafter, Proposal, follow
+
+__all__ = ["Path"]
+
+
+class Path:
+    """What a drafter holds, and where the next draft in it begins.
+
+    Args:
+        stop_tokens: nothing follows any of these.
+        clock_ns: a monotonic clock.
+    """
+
+    def __init__(
+        self, drafter: Drafter, params: SamplingParams, stop_tokens: Collection[TokenId], clock_ns: Callable[[], int]
+    ) -> None:
+        self._drafter = drafter
+        self._params = params
+        self._stop_tokens = stop_tokens
+        self._clock_ns = clock_ns
+        self._proposals: Iterator[Proposal] | None = None
+        self.start: Position = 0
+        """Where the next draft begins."""
+        self.probabilities: list[float] = []
+        """Of the next draft's tokens, one each."""
+        self.guess_probability: float | None = None
+        """Of the guess before the next draft, if there is one."""
+        self.exhausted = False
+        """The drafter has nothing to add."""
+        self.began_ns: int | None = None
+        """When the next draft's first token was begun."""
+        self.drafting_ns = 0
+        """Time spent in the drafter, all in all."""
+        self.discarded = 0
+        """Tokens drafted on wrong guesses, all in all."""
+
+    @property
+    def tokens(self) -> Sequence[TokenId]:
+        return self._drafter.tokens
+
+    @property
+    def guess_missing(self) -> bool:
+        """The path does not yet reach to where the next draft begins."""
+        return len(self._drafter.tokens) < self.start
+
+    def begin(self, tokens: Sequence[TokenId]) -> None:
+        """Drop everything and hold ``tokens``."""
+        self._drafter.begin(tokens)
+        self._restart(len(tokens))
+
+    def reset(self, tokens: Sequence[TokenId]) -> None:
+        """Hold exactly ``tokens``, keeping of the drafter's cache what agrees; the next draft begins there."""
+        follow(self._drafter, tokens)
+        self._restart(len(tokens))
+
+    def read(self, tokens: Sequence[TokenId]) -> None:
+        """Hold ``tokens`` and let the drafter read them now, so that the first draft does not wait for it."""
+        self.reset(tokens)
+        for _ in self._drafter.draft(1, self._params):
+            break
+        self._drafter.rewind(len(tokens))
+
+    def grow(self, limit: Position) -> float | None:
+        """Draft one token; returns the milliseconds it took, or ``None`` if there was none to draft.
+
+        Args:
+            limit: no token may stand there or beyond.
+        """
+        begun_ns = self._clock_ns()
+        if self._proposals is None:
+            self._proposals = self._drafter.draft(limit - len(self._drafter.tokens), self._params)
+        proposal = next(self._proposals, None)
+        elapsed_ns = self._clock_ns() - begun_ns
+        self.drafting_ns += elapsed_ns
+        if self.began_ns is None:
+            self.began_ns = begun_ns
+        if proposal is None:
+            self.exhausted = True
+            return None
+        if len(self._drafter.tokens) > self.start:
+            self.probabilities.append(proposal.probability)
+        else:
+            self.guess_probability = proposal.probability
+        self.exhausted = proposal.token in self._stop_tokens
+        return elapsed_ns / 1e6
+
+    def take(self) -> tuple[TokenId, ...]:
+        """The next draft, to be sent; another begins one guess behind it."""
+        tokens = tuple(self._drafter.tokens[self.start : self.start + len(self.probabilities)])
+        self.start += len(tokens) + 1
+        self.probabilities = []
+        self.guess_probability = None
+        self.began_ns = None
+        self.exhausted = bool(tokens) and tokens[-1] in self._stop_tokens
+        return tokens
+
+    def agree(self, committed: Sequence[TokenId], before: Position, expected: Sequence[TokenId] = ()) -> bool:
+        """Bring the path in line with the committed text; says whether it had foreseen it.
+
+        Args:
+            committed: the whole text.
+            before: how much of it the path was known to agree with.
+            expected: a draft still in flight behind it, if there is one.
+        """
+        path, length = self._drafter.tokens, len(committed)
+        shared = min(length, len(path))
+        foreseen = list(path[before:shared]) == list(committed[before:shared])
+        if foreseen and shared == length and self.start >= length:
+            return True
+        if not foreseen:
+            self.discarded += max(0, len(path) - length)
+        if expected:
+            follow(self._drafter, [*committed, *expected])
+            self._restart(length + len(expected) + 1)
+        elif foreseen and shared == length:
+            self._drafter.rewind(length)  # the path runs on, but no draft was begun where the text now ends
+            self._restart(length)
+        else:
+            self.reset(committed)
+        return foreseen
+
+    def turn(self, base: Position, expected: Sequence[TokenId], probability: float) -> None:
+        """Leave the path: believe that ``expected`` stands at ``base``, with this probability, and draft on from there."""
+        path = self._drafter.tokens
+        self.discarded += max(0, len(path) - base - len(expected) + 1)
+        follow(self._drafter, [*path[:base], *expected])
+        self._restart(base + len(expected))
+        self.guess_probability = probability
+
+    def _restart(self, start: Position) -> None:
+        self._proposals = None
+        self.exhausted = False
+        self.start = start
+        self.probabilities = []
+        self.guess_probability = None
+        self.began_ns = None
