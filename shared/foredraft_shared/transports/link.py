@@ -56,7 +56,7 @@ def open_relay(to: str, listen: str, settings: LinkSettings) -> tuple[Relay, str
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family, backlog=64)
     except socket.gaierror:
-        raise LinkError(f"no machine is called {target_host!r} or {host!r}; check the addresses.") from None
+        raise LinkError(f"cannot find the machine of {to} or of {listen}; check the names.") from None
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise AddressInUse(f"another process listens on {listen}; stop it or give another --listen.") from None

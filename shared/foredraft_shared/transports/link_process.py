@@ -1,7 +1,7 @@
 """The link emulator in a process of its own, so that nobody's computing makes it late.
 
-Commands and answers are lines of JSON over the child's standard input and output. The child ends when its input does, so
-it cannot outlive the program that wanted it.
+Commands and answers are lines of JSON over the child's standard input and output. The child ends when its input does,
+so it cannot outlive the program that wanted it.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class LinkProcess:
     def _ask(self, command: str, **arguments: Any) -> dict[str, Any]:
         with self._one_at_a_time:
             try:
-                assert self._process.stdin is not None  # noqa: S101 - it was opened with a pipe
+                assert self._process.stdin is not None
                 self._process.stdin.write(json.dumps({"do": command, **arguments}) + "\n")
                 self._process.stdin.flush()
             except (OSError, ValueError):
@@ -93,7 +93,7 @@ class LinkProcess:
             return self._answer()
 
     def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None  # noqa: S101 - it was opened with a pipe
+        assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             raise LinkError("the link emulator's process has ended; make a new one.")
