@@ -1,4 +1,4 @@
-"""From a checkpoint to an ONNX file that :class:`~foredraft_edge.drafters.onnx.OnnxDrafter` runs, made once and kept."""
+"""From a checkpoint to an ONNX file for :class:`~foredraft_edge.drafters.onnx.OnnxDrafter`, made once and kept."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def export_onnx(
     """Write a decoder to ``path``, all of it or nothing.
 
     Args:
-        weights: canonical names to arrays. With ``head.tokens`` ``[head]`` (whole numbers, ascending) the head has a row
-            for each of these ids only, and the draft proposes no others.
+        weights: canonical names to arrays. With ``head.tokens`` ``[head]`` (whole numbers, ascending) the head has a
+            row for each of these ids only, and the draft proposes no others.
         fingerprint: of the tokenizer the model speaks.
 
     Raises:

@@ -160,7 +160,9 @@ def _torch(wanted: Wanted) -> Loaded:
     from .torch import TorchDrafter
 
     model = wanted.model()
-    return TorchDrafter(model, threads=wanted.threads), model.tokenizer
+    fingerprint = model.tokenizer.fingerprint
+    drafter = TorchDrafter(model.config, model.weights, fingerprint=fingerprint, threads=wanted.threads)
+    return drafter, model.tokenizer
 
 
 def _llama(wanted: Wanted) -> Loaded:

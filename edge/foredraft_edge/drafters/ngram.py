@@ -1,13 +1,13 @@
 """Prompt look-up: what followed the last time these words were said. No model, microseconds a token.
 
-The longest suffix of the text, of up to ``longest`` tokens, that occurred before is looked up, and the token that followed
-its most recent occurrence is proposed. Good where a text repeats itself: code, quotations, extraction, robot plans.
+The longest suffix of the text, of up to ``longest`` tokens, that occurred before is looked up, and the token that
+followed its most recent occurrence is proposed. Good where a text repeats itself: code, quotations, extraction, robot plans.
 (Idea: A. Saxena, "Prompt Lookup Decoding", 2023.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from foredraft_shared.errors import UsageError
 from foredraft_shared.messages import Position, SamplingParams, TokenId
@@ -65,18 +65,10 @@ class NgramDrafter(Text):
                     self._seen.setdefault(tuple(self._text[end - length : end]), []).append(end)
         self._indexed = len(self._text)
 
-    def begin(self, prompt: Sequence[TokenId]) -> None:
-        """Drop everything and hold ``prompt``."""
-        self._seen = {}
-        self._indexed = 0
-        super().begin(prompt)
-
-    def rewind(self, length: Position) -> None:
-        """Keep the first ``length`` tokens."""
-        kept = max(0, min(length, self._indexed))
+    def _drop(self, length: Position) -> None:
+        kept = min(length, self._indexed)
         for end in range(self._indexed, kept, -1):
             for size in self._lengths:
                 if size <= end:
                     self._seen[tuple(self._text[end - size : end])].pop()
         self._indexed = kept
-        super().rewind(length)

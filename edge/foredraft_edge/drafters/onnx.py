@@ -104,7 +104,7 @@ class OnnxDrafter(Text):
         if tokens and not 0 <= min(tokens) <= max(tokens) < self._input_ids:
             raise UsageError(f"Token id {max(tokens)} is outside the draft's {self._input_ids}; pass the target's ids.")
 
-    def _dropped(self, length: Position) -> None:
+    def _drop(self, length: Position) -> None:
         self._cached = min(self._cached, length)
 
     def _read(self) -> NDArray[np.float32]:
@@ -123,13 +123,13 @@ class OnnxDrafter(Text):
             self._token[0, 0] = self._text[-1]
             self._run(self._step, 1, len(self._text))
         self._cached = len(self._text)
-        return self._logits[0, 0]
+        row: NDArray[np.float32] = self._logits[0, 0]
+        return row
 
     def _run(self, binding: Any, rows: int, length: int) -> None:
         self._wanted[0] = rows - 1
         self._last[0] = length - 1
         self._length[...] = length
-        # Past the checks of the public wrapper, which cost more than the layers of a shallow draft would like.
         self._session.run_with_iobinding(binding)
 
     def _grow(self, needed: int) -> None:

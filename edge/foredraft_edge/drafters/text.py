@@ -20,7 +20,7 @@ __all__ = ["Text", "choose"]
 class Text:
     """The tokens a drafter holds; a base class that keeps the list and checks the calls.
 
-    A subclass overrides :meth:`_dropped` when it keeps something by position (a cache) that must not outlive the text.
+    A subclass overrides :meth:`_drop` when it keeps something by position (a cache) that must not outlive the text.
     """
 
     def __init__(self, vocabulary: str) -> None:
@@ -39,8 +39,8 @@ class Text:
 
     def begin(self, prompt: Sequence[TokenId]) -> None:
         """Drop everything and hold ``prompt``."""
+        self._drop(0)
         self._text = [int(token) for token in prompt]
-        self._dropped(0)
 
     def extend(self, tokens: Sequence[TokenId]) -> None:
         """Append ``tokens``; read at the next ``draft``."""
@@ -54,15 +54,15 @@ class Text:
         """
         if not 0 <= length <= len(self._text):
             raise UsageError(f"Cannot rewind to {length}: the drafter holds {len(self._text)} tokens; see follow().")
+        self._drop(length)
         del self._text[length:]
-        self._dropped(length)
 
     def close(self) -> None:
         """Free what it holds."""
         self.begin(())
 
-    def _dropped(self, length: Position) -> None:
-        """Nothing at ``length`` or beyond is part of the text any more."""
+    def _drop(self, length: Position) -> None:
+        """What stands at ``length`` and beyond is about to leave the text."""
 
 
 def choose(
