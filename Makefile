@@ -23,7 +23,6 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 RTT ?= 20
 ARGS ?=
 TESTS ?=
-CHECKED := edge cloud shared devices protos bench demos tests requirements
 
 # Runs "$(call timed,what,command)" and tells how long it took.
 timed = started=$$SECONDS; $(2); echo "· $(1): $$((SECONDS - started)) s"
@@ -44,14 +43,14 @@ test-slow: $(STAMP) ## Run the tests that take minutes.
 	@$(call timed,test-slow,$(BIN)/python -m pytest -m slow --timeout 1800 $(TESTS))
 
 lint: $(STAMP) ## Check style, format, types and the direction of imports.
-	@$(call timed,ruff check,$(BIN)/ruff check --quiet $(CHECKED))
-	@$(call timed,ruff format,$(BIN)/ruff format --quiet --diff $(CHECKED))
+	@$(call timed,ruff check,$(BIN)/ruff check --quiet)
+	@$(call timed,ruff format,$(BIN)/ruff format --quiet --diff)
 	@$(call timed,mypy,$(BIN)/python -m mypy --no-error-summary)
 	@$(call timed,import contracts,$(BIN)/lint-imports > $(VENV)/contracts.log || { cat $(VENV)/contracts.log; exit 1; })
 
 format: $(STAMP) ## Format the code and mend what can be mended by itself.
-	@$(BIN)/ruff check --quiet --fix-only $(CHECKED)
-	@$(BIN)/ruff format $(CHECKED)
+	@$(BIN)/ruff check --quiet --fix-only
+	@$(BIN)/ruff format
 
 proto: $(STAMP) ## Generate the Python beside each .proto file.
 	@$(BIN)/python -m foredraft_protos.generate

@@ -58,6 +58,11 @@ class TraceWriter:
             )
         )
 
+    @property
+    def began_ns(self) -> int:
+        """The reading of the clock that instants are counted from."""
+        return self._began_ns
+
     def at_us(self, clock_ns: int) -> int:
         """A reading of the clock as an instant of this trace."""
         return (clock_ns - self.began_ns) // 1000
