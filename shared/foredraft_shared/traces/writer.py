@@ -49,7 +49,7 @@ class TraceWriter:
                 f"cannot write the trace {path}: {error.strerror}; name a file in a folder you may write to."
             ) from None
         self._clock_ns = clock_ns
-        self.began_ns = clock_ns()
+        self._began_ns = clock_ns()
         self.failed = False
         """Whether a write has failed; nothing is written after it."""
         self._write(
@@ -65,11 +65,11 @@ class TraceWriter:
 
     def at_us(self, clock_ns: int) -> int:
         """A reading of the clock as an instant of this trace."""
-        return (clock_ns - self.began_ns) // 1000
+        return (clock_ns - self._began_ns) // 1000
 
     def now_us(self) -> int:
         """The instant it is."""
-        return (self._clock_ns() - self.began_ns) // 1000
+        return (self._clock_ns() - self._began_ns) // 1000
 
     def write(self, record: RoundRecord) -> None:
         """Append one round. Never raises for want of disk."""
