@@ -1,0 +1,291 @@
+"""``foredraft demo``: edge and cloud write the same text in several modes, side by side, and the modes are compared."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from foredraft_edge.client import Client
+from foredraft_edge.drafters import load_drafter
+from foredraft_shared.errors import PromptTooLong, UsageError
+from foredraft_shared.messages import SamplingParams, TokenId
+from foredraft_shared.models import open_model
+from foredraft_shared.traces import TraceWriter, read_trace
+from foredraft_shared.traces.chrome import chrome_trace
+from foredraft_shared.transports.link_process import LinkProcess
+from foredraft_shared.version import version
+
+from .metrics import Answer
+from .processes import CloudProcess, Cores, choose_cores, interrupts_wait, pin, stop_on_termination, watching
+from .prompts import DEMONSTRATION, WARM_UP, read_prompts
+from .report import as_json, check_writable, first_difference, table, write_atomically
+from .runs import MODES, answer, schedule
+from .screen import Screen, screen_for
+
+__all__ = ["demo"]
+
+_DTYPES = ("bfloat16", "float32")
+_WARM_UP_TOKENS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What was asked for, checked."""
+
+    target: str
+    draft: str
+    prompts: tuple[str, ...]
+    modes: tuple[str, ...]
+    max_tokens: int
+    sampling: SamplingParams
+    rtt_ms: float
+    jitter_ms: float
+    rate_mbps: float
+    dtype: str
+    exits: str | None
+    offline: bool
+
+    def as_json(self, cores: Cores) -> dict[str, Any]:
+        """Everything that the figures depend on, as far as a program can tell."""
+        return {
+            "foredraft": version(),
+            "target": self.target,
+            "draft": self.draft,
+            "dtype": self.dtype,
+            "exits": self.exits,
+            "max_tokens": self.max_tokens,
+            "temperature": self.sampling.temperature,
+            "top_p": self.sampling.top_p,
+            "seed": self.sampling.seed,
+            "rtt_ms": self.rtt_ms,
+            "jitter_ms": self.jitter_ms,
+            "rate_mbps": self.rate_mbps,
+            "edge_cores": list(cores.edge),
+            "cloud_cores": list(cores.cloud),
+            "prompts": list(self.prompts),
+        }
+
+
+def demo(
+    target: Annotated[str, typer.Option(help="The cloud's model: a name, folder, hub id or GGUF file.")] = (
+        "smollm2-135m"
+    ),
+    draft: Annotated[
+        str | None, typer.Option(help="The device's: the same, or first:LAYERS, ngram; by default the target's own.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="JSON lines with `prompt` or `turns` instead of the three built in.")
+    ] = None,
+    modes: Annotated[str, typer.Option(help="Which to compare, with commas between.")] = ",".join(MODES),
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 80,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Keep the most probable tokens up to this mass.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Same seed, prompt and target: same text.")] = 0,
+    rtt_ms: Annotated[float, typer.Option(min=0, help="Round trip of the emulated network.")] = 20.0,
+    jitter_ms: Annotated[float, typer.Option(min=0, help="By how much the round trip varies up and down.")] = 0.0,
+    rate_mbps: Annotated[float, typer.Option(min=0, help="Megabits a second each way; 0 is unlimited.")] = 0.0,
+    dtype: Annotated[str, typer.Option(help="The target's arithmetic: bfloat16 or float32.")] = "bfloat16",
+    exits: Annotated[str | None, typer.Option(help="Layers that hint, such as 10,20; see `foredraft serve`.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write settings, figures and tokens there.")] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write a trace of each mode into this folder, for `foredraft trace`, Perfetto.")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Use only models that are on this machine.")] = False,
+) -> None:
+    """Watch a small model and a large one write one text together, and compare it with the large one alone."""
+    if dtype not in _DTYPES:
+        raise UsageError(f"dtype is {dtype!r}; choose {' or '.join(_DTYPES)}.")
+    settings = Settings(
+        target=target,
+        draft=draft or target,
+        prompts=tuple(read_prompts(prompts)) if prompts else DEMONSTRATION,
+        modes=_chosen_modes(modes),
+        max_tokens=max_tokens,
+        sampling=SamplingParams(temperature=temperature, top_p=top_p, seed=seed),
+        rtt_ms=rtt_ms,
+        jitter_ms=jitter_ms,
+        rate_mbps=rate_mbps,
+        dtype=dtype,
+        exits=exits,
+        offline=offline,
+    )
+    if json_file is not None:
+        check_writable(json_file)
+    stop_on_termination()
+    console = Console()
+    cores = choose_cores()
+    pin(0, cores.edge)
+    with contextlib.ExitStack() as stack:
+        traces = _open_traces(trace, settings, stack)
+        client, spell = _set_up(settings, cores, stack)
+        console.print(_introduction(settings, cores), highlight=False)
+        answers = _run(client, settings, traces, screen_for(console))
+    console.print()
+    console.print(table(answers, {name: MODES[name].title for name in answers}))
+    console.print(
+        "Times in ms; first token apart, from the prompt on. Bytes both ways, the prompt included.", style="dim"
+    )
+    if trace is not None:
+        _export(trace, settings.modes)
+        console.print(f"Traces of each mode are in {trace}; open the .json files at ui.perfetto.dev.", style="dim")
+    if json_file is not None:
+        write_atomically(json_file, as_json(answers, settings.as_json(cores)))
+    difference = first_difference(answers)
+    if difference is not None:
+        console.print(f"[bold red]The modes wrote different tokens[/]: {difference.describe(spell)}.", highlight=False)
+        raise typer.Exit(1)
+    count = sum(len(each.tokens) for each in next(iter(answers.values())))
+    same = "All modes wrote identical tokens" if len(answers) > 1 else "One mode only, nothing to compare"
+    console.print(f"[bold green]{same}[/]: {count} in {len(settings.prompts)} answers.", highlight=False)
+
+
+def _chosen_modes(text: str) -> tuple[str, ...]:
+    """The named modes, in our own order."""
+    wanted = {part.strip() for part in text.split(",") if part.strip()}
+    unknown = sorted(wanted - MODES.keys())
+    if unknown or not wanted:
+        said = f"there is no mode {unknown[0]!r}" if unknown else "no mode is named"
+        raise UsageError(f"{said}; choose from {', '.join(MODES)}, with commas between.")
+    return tuple(name for name in MODES if name in wanted)
+
+
+# --- before
+
+
+def _set_up(settings: Settings, cores: Cores, stack: contextlib.ExitStack) -> tuple[Client, Any]:
+    """Cloud, link and device, connected; ``stack`` puts them away. Also what spells a token of the target."""
+    model = open_model(settings.target, offline=settings.offline)  # shows its own bar, if it has to be fetched
+    tokenizer = model.tokenizer
+    options = ["--dtype", settings.dtype, "--threads", "1"]
+    options += ["--exits", settings.exits] if settings.exits is not None else []
+    options += ["--offline"] if settings.offline else []
+    cloud = stack.enter_context(CloudProcess(settings.target, options, cores.cloud))
+    with watching(cloud), _telling("loading the target in the cloud, and the draft (the first time takes longer)"):
+        drafter, _ = load_drafter(settings.draft, tokenizer, target=settings.target, offline=settings.offline)
+        cloud.wait_until_ready()
+    with interrupts_wait():
+        link = LinkProcess(
+            cloud.address,
+            rtt_ms=settings.rtt_ms,
+            jitter_ms=settings.jitter_ms,
+            rate_mbps=settings.rate_mbps,
+            seed=settings.sampling.seed % 2**32,
+        )
+        stack.enter_context(link)
+    # Beside whichever side is idle when a message comes: pinned to the edge's core it would wait for the draft model.
+    pin(link.pid, (*cores.edge, *cores.cloud))
+    stack.enter_context(watching(cloud, link.pid))
+    client = stack.enter_context(Client(link.address, drafter, tokenizer=tokenizer, device="demo"))
+    return client, lambda token: tokenizer.decode([token])
+
+
+@contextlib.contextmanager
+def _telling(what: str) -> Iterator[None]:
+    """Tell on standard error what takes so long."""
+    notes = Console(stderr=True)
+    if notes.is_terminal and not notes.is_dumb_terminal:
+        with notes.status(f"{what} …"):
+            yield
+    else:
+        notes.print(f"{what} …", highlight=False, soft_wrap=True)
+        yield
+
+
+def _introduction(settings: Settings, cores: Cores) -> Text:
+    network = f"{settings.rtt_ms:g} ms round trip"
+    network += f" ± {settings.jitter_ms:g}" if settings.jitter_ms else ""
+    network += f", {settings.rate_mbps:g} Mbit/s" if settings.rate_mbps else ""
+    drawn = "greedy" if settings.sampling.greedy else f"temperature {settings.sampling.temperature:g}"
+    if not settings.sampling.greedy:
+        drawn += f", top-p {settings.sampling.top_p:g}, seed {settings.sampling.seed}"
+    return Text.assemble(
+        ("target ", "dim"), (Path(settings.target).name, "bold"), f" in {settings.dtype}   ",
+        ("draft ", "dim"), (_short(settings.draft), "bold"), "\n",
+        ("network ", "dim"), f"{network}   ", ("cores ", "dim"), f"{cores}   ", ("sampling ", "dim"), drawn,
+    )  # fmt: skip
+
+
+def _short(draft: str) -> str:
+    kind, colon, path = draft.rpartition(":")
+    return f"{kind}{colon}{Path(path).name}"
+
+
+# --- the runs
+
+
+def _run(client: Client, settings: Settings, traces: dict[str, TraceWriter], screen: Screen) -> dict[str, list[Answer]]:
+    encoded = [_encode(client, settings, index, prompt) for index, prompt in enumerate(settings.prompts)]
+    with _telling("warming up"):
+        for name in settings.modes:
+            answer(client, client.encode(WARM_UP), MODES[name], settings.sampling, _WARM_UP_TOKENS)
+    screen.legend()
+    answers: dict[str, list[Answer]] = {name: [] for name in settings.modes}
+    last = -1
+    for index, name in schedule(len(encoded), settings.modes):
+        if index != last:
+            screen.prompt(index, len(encoded), settings.prompts[index])
+            last = index
+        given: Answer | None = None
+        screen.begin(MODES[name])
+        try:
+            given = answer(
+                client,
+                encoded[index],
+                MODES[name],
+                settings.sampling,
+                settings.max_tokens,
+                watcher=screen,
+                trace=traces.get(name),
+            )
+        finally:
+            screen.end(given)
+        answers[name].append(given)
+    return answers
+
+
+def _encode(client: Client, settings: Settings, index: int, prompt: str) -> Sequence[TokenId]:
+    tokens = client.encode(prompt)
+    assert client.welcome is not None
+    if len(tokens) + settings.max_tokens > client.welcome.context:
+        raise PromptTooLong(
+            f"prompt {index + 1} has {len(tokens)} tokens and {settings.max_tokens} more were asked for, but the model's "
+            f"context is {client.welcome.context}; shorten it or lower --max-tokens."
+        )
+    return tokens
+
+
+# --- traces
+
+
+def _open_traces(folder: Path | None, settings: Settings, stack: contextlib.ExitStack) -> dict[str, TraceWriter]:
+    if folder is None:
+        return {}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder {folder}: {error.strerror}; name another with --trace.") from None
+    labels = {
+        "target": settings.target,
+        "draft": settings.draft,
+        "dtype": settings.dtype,
+        "rtt_ms": f"{settings.rtt_ms:g}",
+        "temperature": f"{settings.sampling.temperature:g}",
+    }
+    return {
+        name: stack.enter_context(TraceWriter(folder / f"{name}.jsonl", {"mode": name, **labels}))
+        for name in settings.modes
+    }
+
+
+def _export(folder: Path, modes: Sequence[str]) -> None:
+    for name in modes:
+        drawing = chrome_trace(read_trace(folder / f"{name}.jsonl"))
+        (folder / f"{name}.json").write_text(json.dumps(drawing, ensure_ascii=False), encoding="utf-8")
