@@ -169,7 +169,8 @@ def _llama(wanted: Wanted) -> Loaded:
     from .llama import LlamaDrafter
 
     model = wanted.model()
-    return LlamaDrafter(model, threads=wanted.threads), model.tokenizer
+    fingerprint = model.tokenizer.fingerprint
+    return LlamaDrafter(model.path, fingerprint=fingerprint, threads=wanted.threads), model.tokenizer
 
 
 _BUILT_IN: dict[str, DrafterFactory] = {

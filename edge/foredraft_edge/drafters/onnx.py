@@ -7,18 +7,16 @@ is told. So a text is a list of tokens and a number: how many of them the cache 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from foredraft_shared.errors import BackendMissing, ModelDamaged, UsageError
-from foredraft_shared.messages import Position, SamplingParams, TokenId
+from foredraft_shared.errors import BackendMissing, ModelDamaged
+from foredraft_shared.messages import Position
 
-from .base import Proposal
-from .text import Text, choose
+from .text import CachedText
 
 __all__ = ["METADATA", "OnnxDrafter"]
 
@@ -28,7 +26,7 @@ _FIRST_CAPACITY = 512
 """Tokens the cache has room for at first; it doubles when a text outgrows it."""
 
 
-class OnnxDrafter(Text):
+class OnnxDrafter(CachedText):
     """A decoder exported by :func:`~foredraft_edge.drafters.export.export_onnx`.
 
     Args:
@@ -44,16 +42,12 @@ class OnnxDrafter(Text):
     def __init__(self, path: str | Path, *, threads: int = 1, chunk: int = 128) -> None:
         self._session = _open_session(Path(path), threads)
         facts = _facts(self._session, Path(path))
-        super().__init__(facts["fingerprint"])
-        self.context: int = facts["context"]
-        """Longest text in tokens; beyond it nothing is proposed."""
-        self.layers: int = facts["layers"]
-        self._input_ids: int = facts["vocabulary"]
-        self._shape = (1, facts["kv_heads"], facts["head_dim"])
         tokens = facts.get("head_tokens")
-        self._ids = None if tokens is None else np.asarray(tokens, np.int32)
+        ids = None if tokens is None else np.asarray(tokens, np.int32)
+        super().__init__(facts["fingerprint"], facts["context"], facts["vocabulary"], ids)
+        self.layers: int = facts["layers"]
+        self._heads, self._head_dim = facts["kv_heads"], facts["head_dim"]
         self._chunk = chunk
-        self._cached = 0
         # What every step reads and writes; bound once, changed in place.
         self._token = np.zeros((1, 1), np.int64)
         self._wanted = np.zeros(1, np.int64)
@@ -65,54 +59,15 @@ class OnnxDrafter(Text):
         self._step: Any = None
         self._prefill: Any = None
 
-    def draft(self, limit: int, params: SamplingParams) -> Iterator[Proposal]:
-        """Propose with the graph's logits; ends early when the context is full or the text is empty."""
-        for _ in range(limit):
-            if not 0 < len(self._text) < self.context:
-                return
-            proposal = choose(self._read(), params, len(self._text), self._ids)
-            self._text.append(proposal.token)
-            yield proposal
-
-    def extend(self, tokens: Sequence[TokenId]) -> None:
-        """Append ``tokens``; read at the next ``draft``.
-
-        Raises:
-            UsageError: an id that the draft's embedding does not have.
-        """
-        self._check(tokens)
-        super().extend(tokens)
-
-    def begin(self, prompt: Sequence[TokenId]) -> None:
-        """Drop everything and hold ``prompt``; read at the next ``draft``. Raises as :meth:`extend`."""
-        self._check(prompt)
-        super().begin(prompt)
-
     def close(self) -> None:
         """Free the session and the cache; the drafter cannot be used again."""
         super().close()
         self._step = self._prefill = self._session = None
         self._caches = []
 
-    def logits(self) -> NDArray[np.float32]:
-        """Logits ``[head]`` of the token after the text. Overwritten by the next call."""
-        if not 0 < len(self._text) <= self.context:
-            raise UsageError(f"The text has {len(self._text)} tokens; the draft reads 1 to {self.context}.")
-        return self._read()
-
-    def _check(self, tokens: Sequence[TokenId]) -> None:
-        if tokens and not 0 <= min(tokens) <= max(tokens) < self._input_ids:
-            raise UsageError(f"Token id {max(tokens)} is outside the draft's {self._input_ids}; pass the target's ids.")
-
-    def _drop(self, length: Position) -> None:
-        self._cached = min(self._cached, length)
-
-    def _read(self) -> NDArray[np.float32]:
-        """Bring the cache up to the text; the logits after its last token."""
-        # The last token is always read anew if all are cached: its logits were not kept.
-        start = min(self._cached, len(self._text) - 1)
+    def _read(self, start: Position) -> NDArray[np.float32]:
         if len(self._text) > self._capacity:
-            self._grow(len(self._text))
+            self._grow(len(self._text), start)
         while len(self._text) - start > 1:
             stop = min(start + self._chunk, len(self._text))
             rows = np.array([self._text[start:stop]], np.int64)
@@ -122,7 +77,6 @@ class OnnxDrafter(Text):
         if start < len(self._text):
             self._token[0, 0] = self._text[-1]
             self._run(self._step, 1, len(self._text))
-        self._cached = len(self._text)
         row: NDArray[np.float32] = self._logits[0, 0]
         return row
 
@@ -132,14 +86,14 @@ class OnnxDrafter(Text):
         self._length[...] = length
         self._session.run_with_iobinding(binding)
 
-    def _grow(self, needed: int) -> None:
+    def _grow(self, needed: int, cached: int) -> None:
         capacity = max(self._capacity, min(_FIRST_CAPACITY, self.context))
         while capacity < needed:
             capacity = min(2 * capacity, self.context)
-        heads, width = self._shape[1:]
-        caches = [np.zeros((1, heads, capacity, width), np.float32) for _ in range(2 * self.layers)]
+        shape = (1, self._heads, capacity, self._head_dim)
+        caches = [np.zeros(shape, np.float32) for _ in range(2 * self.layers)]
         for old, new in zip(self._caches, caches, strict=False):
-            new[:, :, : self._cached] = old[:, :, : self._cached]
+            new[:, :, :cached] = old[:, :, :cached]
         self._caches, self._capacity = caches, capacity
         self._step, self._prefill = self._bind(), self._bind()
         self._step.bind_input("tokens", "cpu", 0, np.int64, (1, 1), self._token.ctypes.data)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from foredraft_shared.sampling import gumbel, warp
 
 from .base import Proposal
 
-__all__ = ["Text", "choose"]
+__all__ = ["CachedText", "Text", "choose"]
 
 
 class Text:
@@ -63,6 +64,78 @@ class Text:
 
     def _drop(self, length: Position) -> None:
         """What stands at ``length`` and beyond is about to leave the text."""
+
+
+class CachedText(Text, ABC):
+    """A text read by a model that keeps a cache by position: the base of the drafters with a model.
+
+    The cache holds the first ``_cached`` tokens. To rewind is to lower that number; a backend whose cache must be told
+    overrides :meth:`_drop` as well.
+
+    Args:
+        vocabulary: fingerprint of the tokenizer.
+        context: longest text in tokens; beyond it nothing is proposed.
+        input_ids: rows of the embedding.
+        ids: ``[head]``, ascending: the target's ids the logits stand for; ``None`` when row ``i`` is id ``i``.
+    """
+
+    def __init__(self, vocabulary: str, context: int, input_ids: int, ids: NDArray[np.int32] | None = None) -> None:
+        super().__init__(vocabulary)
+        self.context = context
+        self._input_ids = input_ids
+        self._ids = ids
+        self._cached = 0
+
+    def begin(self, prompt: Sequence[TokenId]) -> None:
+        """Drop everything and hold ``prompt``; read at the next ``draft``. Raises as :meth:`extend`."""
+        self._check(prompt)
+        super().begin(prompt)
+
+    def extend(self, tokens: Sequence[TokenId]) -> None:
+        """Append ``tokens``; read at the next ``draft``.
+
+        Raises:
+            UsageError: an id that the draft's embedding does not have.
+        """
+        self._check(tokens)
+        super().extend(tokens)
+
+    def draft(self, limit: int, params: SamplingParams) -> Iterator[Proposal]:
+        """Propose with the model's logits; ends early when the context is full or the text is empty."""
+        for _ in range(limit):
+            if not 0 < len(self._text) < self.context:
+                return
+            proposal = choose(self.logits(), params, len(self._text), self._ids)
+            self._text.append(proposal.token)
+            yield proposal
+
+    def logits(self) -> NDArray[np.float32]:
+        """Logits ``[head]`` of the token after the text. May be overwritten by the next call.
+
+        Raises:
+            UsageError: the text is empty, or longer than the context.
+        """
+        if not 0 < len(self._text) <= self.context:
+            raise UsageError(f"The text has {len(self._text)} tokens; the draft reads 1 to {self.context}.")
+        # The last token is read anew if all are cached: its logits were not kept.
+        start = min(self._cached, len(self._text) - 1)
+        if start < self._cached:
+            self._drop(start)
+        logits = self._read(start)
+        self._cached = len(self._text)
+        return logits
+
+    @abstractmethod
+    def _read(self, start: Position) -> NDArray[np.float32]:
+        """Read the text from ``start`` on, behind ``start`` cached tokens; logits ``[head]`` after its last token."""
+
+    def _check(self, tokens: Sequence[TokenId]) -> None:
+        for token in (min(tokens), max(tokens)) if len(tokens) else ():
+            if not 0 <= token < self._input_ids:
+                raise UsageError(f"Token id {token} is outside the draft's {self._input_ids}; pass the target's ids.")
+
+    def _drop(self, length: Position) -> None:
+        self._cached = min(self._cached, length)
 
 
 def choose(

@@ -6,19 +6,18 @@ drafter is faster.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from foredraft_shared.errors import BackendMissing, ModelDamaged, UsageError
-from foredraft_shared.messages import Position, SamplingParams, TokenId
+from foredraft_shared.errors import BackendMissing, ModelDamaged
+from foredraft_shared.messages import Position
 from foredraft_shared.models import ModelConfig
 
-from .base import Proposal
 from .rope import rotary_tables
-from .text import Text, choose
+from .text import CachedText
 
 try:
     import torch
@@ -29,7 +28,7 @@ except ImportError:
 __all__ = ["TorchDrafter"]
 
 
-class TorchDrafter(Text):
+class TorchDrafter(CachedText):
     """A decoder, or its first layers, in eager PyTorch.
 
     Args:
@@ -57,11 +56,10 @@ class TorchDrafter(Text):
         threads: int | None = None,
         context: int = 8192,
     ) -> None:
-        super().__init__(fingerprint)
+        ids = np.asarray(weights["head.tokens"], np.int32) if "head.tokens" in weights else None
+        super().__init__(fingerprint, min(context, config.context), config.vocabulary, ids)
         if threads is not None:
             torch.set_num_threads(threads)
-        self.context = min(context, config.context)
-        """Longest text in tokens; beyond it nothing is proposed."""
         self._config = config
         self._layers = config.layers if layers is None else min(layers, config.layers)
         self._device = torch.device(device)
@@ -72,45 +70,14 @@ class TorchDrafter(Text):
             for name in weights
             if name != "head.tokens" and not name.startswith(unused)
         }
-        self._ids = np.asarray(weights["head.tokens"], np.int32) if "head.tokens" in weights else None
         if "embedding.weight" not in self._weights or "norm.weight" not in self._weights:
             raise ModelDamaged("The checkpoint lacks its embedding or its final norm; fetch the model again.")
         tables = rotary_tables(config.rope, config.head_dim, self.context)
         # Kept in float32: positions beyond 256 are not told apart by bfloat16 angles.
         self._cosines, self._sines = (torch.from_numpy(table).to(self._device) for table in tables)
-        self._cached = 0
         self._cache = self._empty(0)
 
-    def draft(self, limit: int, params: SamplingParams) -> Iterator[Proposal]:
-        """Propose with the model's logits; ends early when the context is full or the text is empty."""
-        for _ in range(limit):
-            if not 0 < len(self._text) < self.context:
-                return
-            proposal = choose(self.logits(), params, len(self._text), self._ids)
-            self._text.append(proposal.token)
-            yield proposal
-
-    def extend(self, tokens: Sequence[TokenId]) -> None:
-        """Append ``tokens``; read at the next ``draft``.
-
-        Raises:
-            UsageError: an id that the draft's embedding does not have.
-        """
-        rows = self._weights["embedding.weight"].shape[0]
-        if tokens and not 0 <= min(tokens) <= max(tokens) < rows:
-            raise UsageError(f"Token id {max(tokens)} is outside the draft's {rows}; pass the target's ids.")
-        super().extend(tokens)
-
-    def begin(self, prompt: Sequence[TokenId]) -> None:
-        """Drop everything and hold ``prompt``; read at the next ``draft``. Raises as :meth:`extend`."""
-        super().begin(())
-        self.extend(prompt)
-
-    def logits(self) -> NDArray[np.float32]:
-        """Logits ``[head]`` of the token after the text."""
-        if not 0 < len(self._text) <= self.context:
-            raise UsageError(f"The text has {len(self._text)} tokens; the draft reads 1 to {self.context}.")
-        start = min(self._cached, len(self._text) - 1)
+    def _read(self, start: Position) -> NDArray[np.float32]:
         if len(self._text) > self._cache.shape[3]:
             grown = self._empty(min(self.context, max(512, 2 * len(self._text))))
             grown[:, :, :, :start] = self._cache[:, :, :, :start]
@@ -118,11 +85,7 @@ class TorchDrafter(Text):
         with torch.inference_mode():
             tokens = torch.tensor(self._text[start:], device=self._device)
             logits: NDArray[np.float32] = self._forward(tokens, start).float().cpu().numpy()
-        self._cached = len(self._text)
         return logits
-
-    def _drop(self, length: Position) -> None:
-        self._cached = min(self._cached, length)
 
     def _empty(self, capacity: int) -> Any:
         """``[layers, key and value, kv_heads, capacity, head_dim]``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
@@ -33,13 +34,20 @@ STEPS = st.lists(
     ),
     max_size=12,
 )
-MAKERS = ["scripted", "text", "ngram", "onnx", "torch"]
+LLAMA = pytest.param(
+    "llama",
+    marks=[]
+    if find_spec("llama_cpp")
+    else [pytest.mark.hardware, pytest.mark.skip("llama-cpp-python is not installed")],
+)
+MAKERS = ["scripted", "text", "ngram", "onnx", "torch", LLAMA]
 
 
 @pytest.fixture(scope="module")
 def make(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Drafter]:
     folder: Path = tmp_path_factory.mktemp("drafters")
     model = open_model(checkpoints.write_hugging_face(folder / "model", "qwen2"))
+    gguf = checkpoints.write_gguf(folder / "model", folder / "model.gguf")
     path = export_onnx(model.config, model.weights, folder / "model.onnx", ExportOptions(precision="float32"))
 
     def maker(kind: str) -> Drafter:
@@ -49,6 +57,10 @@ def make(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             return ScriptedDrafter([position % 5 for position in range(30)], wrong_at=(3, 7))
         if kind == "ngram":
             return NgramDrafter(shortest=1)
+        if kind == "llama":
+            from foredraft_edge.drafters.llama import LlamaDrafter
+
+            return LlamaDrafter(gguf, chunk=5)
         if kind == "torch":
             return TorchDrafter(model.config, model.weights)
         return OnnxDrafter(path, chunk=5)
@@ -112,7 +124,7 @@ def test_bounds(kind: str, make: Callable[[str], Drafter]) -> None:
     assert list(drafter.tokens) == []
 
 
-@pytest.mark.parametrize("kind", ["onnx", "torch"])
+@pytest.mark.parametrize("kind", ["onnx", "torch", LLAMA])
 def test_a_full_context_ends_the_draft(kind: str, make: Callable[[str], Drafter]) -> None:
     drafter = make(kind)
     prompt: Sequence[TokenId] = [position % 397 for position in range(510)]
@@ -122,8 +134,8 @@ def test_a_full_context_ends_the_draft(kind: str, make: Callable[[str], Drafter]
     assert proposals(drafter, 5, SamplingParams()) == []
     drafter.rewind(511)
     assert len(proposals(drafter, 5, SamplingParams())) == 1
-    for tokens in ([416], [-1]):
-        with pytest.raises(UsageError, match="416"):
-            drafter.extend(tokens)
+    for token in (416, -1):
+        with pytest.raises(UsageError, match=str(token)):
+            drafter.extend([5, token])
     with pytest.raises(UsageError, match="416"):
         drafter.begin([5, 416])

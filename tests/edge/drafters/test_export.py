@@ -164,7 +164,7 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
         ExportOptions(precision="int3")
     with pytest.raises(ModelUnsupported, match="2 layers"):
         export_onnx(model.config, model.weights, tmp_path / "m.onnx", ExportOptions(layers=3))
-    with pytest.raises(ModelDamaged, match="norm.weight"):
+    with pytest.raises(ModelDamaged, match="norm"):
         export_onnx(model.config, {"embedding.weight": model.weights["embedding.weight"]}, tmp_path / "m.onnx")
     odd = dataclasses.replace(model.config, head_dim=12)
     with pytest.raises(ModelUnsupported, match="12"):
