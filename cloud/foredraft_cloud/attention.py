@@ -3,8 +3,8 @@
 Rows of a run are cut into blocks of ``block`` query rows; the G query heads that share a key head are folded into the
 rows, so that a block is one [block * G, D] matrix for each key head. The length of the keys is rounded up, and what a
 row must not see is masked. Which block and which rounding give every row the same bits wherever it stands is proven
-when the model is loaded (:mod:`foredraft_cloud.proof`); a block of one row and 512 keys is so by construction: each row
-is a product of its own, and the kernel walks the keys in steps of 512, of which a wholly masked one changes nothing.
+when the model is loaded (:mod:`foredraft_cloud.proof`). The kernel walks the keys in steps of 512, of which a wholly
+masked one changes nothing; whether a shorter last step may have any multiple of 128 differs between shapes.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 class AttentionShape:
     """The shapes in which attention is computed."""
 
-    block: int = 1
+    block: int
     """Query rows computed together."""
-    round_keys: int = KEY_STEP
+    round_keys: int
     """Number of keys is a multiple of this."""
 
 
@@ -113,7 +113,7 @@ def attend(plan: Plan, layer: int, queries: Tensor, keys: Tensor, values: Tensor
     kv_heads = keys.shape[1]
     if plan.gather is not None:
         queries = queries.index_select(0, plan.gather)
-    queries = queries.view(-1, plan.shape.block * heads // kv_heads, kv_heads, dim).transpose(1, 2)
+    queries = queries.reshape(-1, plan.shape.block * heads // kv_heads, kv_heads, dim).transpose(1, 2)
     results, done = [], 0
     for reach in plan.reaches:
         piece = reach.piece

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -18,9 +19,10 @@ from foredraft_shared.errors import UsageError
 from foredraft_shared.messages import Position
 from foredraft_shared.models.config import ModelConfig
 
-from .attention import KEY_STEP, AttentionShape, Piece, Plan, attend, plan
+from .attention import KEY_STEP, Piece, Plan, attend, plan
 from .cache import Cache, CacheSlot
-from .exit_heads import ExitHead, UntrainedHead
+from .exit_heads import ExitHead, RunLogits, UntrainedHead
+from .proof import Shapes, prove
 from .target import ExitView, Logits, Run
 from .transformer import Transformer, Weights
 
@@ -126,19 +128,23 @@ class DecoderPass:
         )
 
     def _look(self, layer: int, wanted: Sequence[bool]) -> tuple[Logits | None, ...]:
-        """Score the scored rows of the wanted runs, in proven numbers of rows."""
+        """Score the scored rows of the wanted runs together, in proven numbers of rows."""
         target = self._target
-        head = target.heads[layer]
-        views: list[Logits | None] = []
-        for scored, asked in zip(self._scored, wanted, strict=True):
-            if not scored or not asked:
-                views.append(None)
-                continue
-            rows = torch.cat([self._blocks[block].hidden[row : row + 1] for block, row in scored])
-            padded = rows.new_zeros(target.rung(len(scored)), rows.shape[1])
-            padded[: len(scored)] = rows
-            views.append(head(padded, len(scored)))
-        return tuple(views)
+        offsets = [0, *accumulate(block.hidden.shape[0] for block in self._blocks)]
+        asked = [scored if want else [] for scored, want in zip(self._scored, wanted, strict=True)]
+        rows = [offsets[block] + row for scored in asked for block, row in scored]
+        hidden = self._blocks[0].hidden if len(self._blocks) == 1 else torch.cat([b.hidden for b in self._blocks])
+        seen: list[tuple[Logits, int]] = []
+        most = target.ladder[-1]
+        for start in range(0, len(rows), most):
+            some = rows[start : start + most]
+            padded = some + some[:1] * (target.rung(len(some)) - len(some))
+            logits = target.heads[layer](hidden.index_select(0, torch.tensor(padded)))
+            seen.extend((logits, row) for row in range(len(some)))
+        ends = [0, *accumulate(map(len, asked))]
+        return tuple(
+            RunLogits(seen[start:end]) if end > start else None for start, end in zip(ends, ends[1:], strict=False)
+        )
 
 
 class DecoderTarget:
@@ -147,6 +153,7 @@ class DecoderTarget:
     Args:
         exits: layers, ascending; full depth is added where it is missing.
         heads: a trained head by layer; the others get the final norm and head.
+        shapes: what :func:`foredraft_cloud.proof.prove` found for this transformer.
     """
 
     def __init__(
@@ -157,8 +164,7 @@ class DecoderTarget:
         heads: Mapping[int, ExitHead] | None = None,
         context: int,
         slots: int,
-        ladder: Sequence[int] = (16, 64),
-        attention: AttentionShape | None = None,
+        shapes: Shapes,
     ) -> None:
         self.transformer = transformer
         self.config: ModelConfig = transformer.config
@@ -168,8 +174,8 @@ class DecoderTarget:
         self.exits = tuple(sorted({*exits, depth}))
         self.vocabulary = self.config.vocabulary
         self.context = context
-        self.ladder = tuple(ladder)
-        self.attention = attention or AttentionShape()
+        self.ladder = shapes.ladder
+        self.attention = shapes.attention
         untrained = UntrainedHead(transformer)
         self.heads: dict[int, ExitHead] = {layer: (heads or {}).get(layer, untrained) for layer in self.exits}
         self.heads[depth] = untrained
@@ -238,4 +244,4 @@ def load_target(
     context = min(context or min(config.context, 8192), config.context)
     with torch.inference_mode():
         transformer = Transformer(config, model.weights, kinds[dtype], context)
-    return DecoderTarget(transformer, exits=exits, heads=heads, context=context, slots=slots)
+    return DecoderTarget(transformer, exits=exits, heads=heads, context=context, slots=slots, shapes=prove(transformer))

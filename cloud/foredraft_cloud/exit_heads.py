@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -13,21 +14,48 @@ from . import sampling
 from .target import Logits
 from .transformer import Transformer
 
-__all__ = ["ExitHead", "FullLogits", "UntrainedHead"]
+__all__ = ["ExitHead", "FullLogits", "RunLogits", "UntrainedHead"]
 
 
 class ExitHead(Protocol):
     """Turns hidden states at one layer into guesses of what the full depth will pick.
 
-    It is called with a proven number of rows, of which only the first ``scored`` count.
+    It sees rows of many sessions at once, always a proven number of them; what it says of a row must not depend on
+    the others.
     """
 
-    def __call__(self, hidden: Tensor, scored: int) -> Logits:
-        """[rows, E] float32 -> the view of the first ``scored`` rows."""
+    def __call__(self, hidden: Tensor) -> Logits:
+        """[rows, E] float32 -> a view of as many rows."""
+
+
+class RunLogits:
+    """The rows of one run, taken from what was computed for many.
+
+    Attributes:
+        rows: where to find each: (view, its row).
+    """
+
+    def __init__(self, rows: Sequence[tuple[Logits, int]]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def pick(self, row: int, params: SamplingParams, position: Position) -> TokenId:
+        logits, row = self.rows[row]
+        return logits.pick(row, params, position)
+
+    def confidence(self, row: int, token: TokenId) -> float:
+        logits, row = self.rows[row]
+        return logits.confidence(row, token)
 
 
 class FullLogits:
-    """Scores over the whole vocabulary, [rows, V]; a row is looked at alone."""
+    """Scores over the whole vocabulary; a row is looked at alone.
+
+    Attributes:
+        scores: [rows, V]
+    """
 
     def __init__(self, scores: Tensor) -> None:
         self.scores = scores
@@ -50,5 +78,5 @@ class UntrainedHead:
     def __init__(self, transformer: Transformer) -> None:
         self._transformer = transformer
 
-    def __call__(self, hidden: Tensor, scored: int) -> FullLogits:
-        return FullLogits(self._transformer.score(hidden)[:scored])
+    def __call__(self, hidden: Tensor) -> FullLogits:
+        return FullLogits(self._transformer.score(hidden))

@@ -175,5 +175,3 @@ class Transformer:
 def _interleave(weight: Tensor, dim: int) -> Tensor:
     """Dimension i of a head beside dimension i + D/2: [heads*D, ...] -> [heads*D, ...]."""
     return weight.unflatten(0, (-1, 2, dim // 2)).transpose(1, 2).flatten(0, 2)
-
-

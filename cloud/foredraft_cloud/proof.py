@@ -1,0 +1,141 @@
+"""Which shapes give a row the same bits wherever it stands: found out on this machine when a model is loaded.
+
+A matrix product of 1, 2 or 3 rows may add up in another order than one of 16, and with two threads in another still. How
+depends on the processor, the library, the weight's shape, the dtype and the number of threads, so it is tried instead of
+assumed: random rows go through one layer and the head (all layers have the same shapes) in every number of rows that a
+pass may be padded to, in different places and company, and every bit is compared with the largest. What differs is not
+used. Padding everything to 16 rows would be safe on all processors seen so far, but makes a plain decode twice as dear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from foredraft_shared.errors import ModelUnsupported
+
+from .attention import KEY_STEP, AttentionShape, Piece, attend, plan
+from .cache import CacheSlot
+from .transformer import Transformer
+
+__all__ = ["CANDIDATE_ROWS", "Shapes", "prove", "prove_attention", "prove_rows"]
+
+CANDIDATE_ROWS = (4, 8, 12, 16, 24, 32, 48, 64)
+"""Numbers of rows a pass may be padded to. Fewer than 4 have not been faster anywhere yet; more than 64 gain nothing."""
+
+CANDIDATE_ATTENTION = (
+    AttentionShape(4, 128),
+    AttentionShape(8, 128),
+    AttentionShape(4, KEY_STEP),
+    AttentionShape(8, KEY_STEP),
+    AttentionShape(16, KEY_STEP),
+    AttentionShape(1, 128),
+    AttentionShape(1, KEY_STEP),
+)
+"""Best first. None is safe by construction: even rows that are products of their own (block 1) were seen to differ
+between two threads, whose scratch memory is aligned differently."""
+
+RowFunction = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """What was proven."""
+
+    ladder: tuple[int, ...]
+    """Numbers of rows, ascending."""
+    attention: AttentionShape
+
+
+@torch.inference_mode()
+def prove(transformer: Transformer) -> Shapes:
+    """Find the shapes for ``transformer`` with the present number of threads; takes about a second.
+
+    Raises:
+        ModelUnsupported: no shape is safe here.
+    """
+    attention = prove_attention(transformer)
+    ladder = prove_rows(_row_functions(transformer), transformer.config.hidden, CANDIDATE_ROWS)
+    if not ladder or attention is None:
+        raise ModelUnsupported(
+            f"no batch shape gives this model reproducible results in {transformer.dtype} with {torch.get_num_threads()} "
+            "threads on this processor; use one thread or the other dtype."
+        )
+    return Shapes(ladder, attention)
+
+
+def prove_rows(functions: Sequence[RowFunction], width: int, candidates: Sequence[int]) -> tuple[int, ...]:
+    """Those of ``candidates`` (ascending) in which every one of ``functions`` gives each row the same bits.
+
+    Args:
+        functions: [R, width] float32 -> [R, anything], row by row.
+    """
+    most = candidates[-1]
+    rows = torch.randn(most, width, generator=torch.Generator().manual_seed(0))
+    proven = set(candidates)
+    for function in functions:
+        expected = function(rows)
+        if not torch.equal(function(rows.roll(5, 0)), expected.roll(5, 0)):
+            # Not even a row's place is free of influence in the largest shape: look for a smaller one.
+            return prove_rows(functions, width, candidates[:-1]) if len(candidates) > 1 else ()
+        for count in sorted(proven - {most}):
+            starts = {0, (most - count) // 2 + 1, most - count}
+            if not all(torch.equal(function(rows[at : at + count]), expected[at : at + count]) for at in starts):
+                proven.discard(count)
+    return tuple(sorted(proven))
+
+
+def prove_attention(transformer: Transformer) -> AttentionShape | None:
+    """The first of the candidate shapes in which a row alone and among others has the same bits, if there is one."""
+    return next((shape for shape in CANDIDATE_ATTENTION if _attention_holds(transformer, shape)), None)
+
+
+def _row_functions(transformer: Transformer) -> tuple[RowFunction, ...]:
+    """Every way in which a pass computes on rows, as functions of one [R, E] matrix."""
+    layer = transformer.layers[0]
+    repeat = -(-transformer.query_width // transformer.config.hidden)
+
+    def project(rows: Tensor) -> Tensor:
+        turns = transformer.rotations[7].expand(rows.shape[0], -1, -1)
+        return torch.cat([part.flatten(1).float() for part in transformer.project(layer, rows, turns)], dim=1)
+
+    def finish(rows: Tensor) -> Tensor:
+        attended = rows.repeat(1, repeat)[:, : transformer.query_width].to(transformer.dtype)
+        return transformer.finish(layer, rows.clone(), attended)
+
+    return project, finish, transformer.score
+
+
+def _attention_holds(transformer: Transformer, shape: AttentionShape) -> bool:
+    """Compare each row computed alone with the same row in a longer run, across every step of the number of keys."""
+    config, most = transformer.config, CANDIDATE_ROWS[-1]
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(*size: int) -> Tensor:
+        return torch.randn(size, generator=generator).to(transformer.dtype)
+
+    capacity = 4 * KEY_STEP
+    keys = noise(capacity, config.kv_heads, config.head_dim)
+    values = noise(capacity, config.kv_heads, config.head_dim)
+    queries = noise(capacity, config.heads, config.head_dim)
+    room = (1, config.kv_heads, capacity, config.head_dim)
+    slot = CacheSlot(keys.transpose(0, 1).reshape(room).clone(), values.transpose(0, 1).reshape(room).clone())
+
+    def run(position: int, count: int) -> Tensor:
+        rows = -(-count // shape.block) * shape.block
+        taken = slice(position, position + rows)
+        layout = plan([Piece(slot, 0, count, position)], rows, transformer.group, shape, None, transformer.dtype)
+        return attend(layout, 0, queries[taken], keys[taken], values[taken])[:count]
+
+    for edge in range(128, 3 * KEY_STEP, 128):
+        position = edge - 20  # the run reaches beyond the edge, the first rows alone do not
+        together = run(position, most)
+        for row in range(7):
+            if not torch.equal(run(position + row, 1)[0], together[row]):
+                return False
+        if not torch.equal(run(position + 3, 9), together[3:12]):
+            return False
+    return True
