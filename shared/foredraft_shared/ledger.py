@@ -64,6 +64,7 @@ class Ledger:
         self._tokens: list[TokenId] = []
         self._digests: list[int] = [EMPTY_DIGEST]  # [length + 1]: the digest of every prefix
         self._in_flight: dict[int, Draft | Decode] = {}
+        self._assumed: dict[int, tuple[Position, tuple[TokenId, ...]]] = {}  # of chained rounds: what, and from where
         self._next_round = 1
         self.extend(prompt)
 
@@ -112,6 +113,8 @@ class Ledger:
         digest = extend_digest(self.digest, assuming)
         draft = Draft(self.session, self.epoch, self._take_round(), base, digest, tuple(tokens), forced)
         self._in_flight[draft.round] = draft
+        if assuming:
+            self._assumed[draft.round] = (self.length, tuple(assuming))
         return draft
 
     def request(self, count: int) -> Decode:
@@ -164,7 +167,7 @@ class Ledger:
         else:
             if round_.base != verdict.base or round_.digest != self.digest:
                 raise Diverged(f"round {verdict.round} does not continue the committed text")
-            if not round_.forced <= verdict.accepted <= len(round_.tokens):
+            if verdict.accepted > len(round_.tokens) or (verdict.accepted < round_.forced and not verdict.finish):
                 raise Diverged(f"verdict accepts {verdict.accepted} of {len(round_.tokens)} draft tokens")
             done = True
             tokens = (*round_.tokens[: verdict.accepted], verdict.token)
@@ -177,6 +180,7 @@ class Ledger:
     def abandon(self) -> None:
         """Forget every round in flight: their verdicts will be stale."""
         self._in_flight.clear()
+        self._assumed.clear()
 
     def raise_epoch(self) -> int:
         """Begin a new epoch: everything said in an older one is void. Returns the new epoch."""
@@ -201,5 +205,14 @@ class Ledger:
         """Chained rounds whose assumption did not come true will get no verdict."""
         for number, round_ in list(self._in_flight.items()):
             streaming = isinstance(round_, Decode) and round_.base < self.length
-            if not streaming and self.relation(round_) in (Relation.DIVERGED, Relation.STALE):
+            if not streaming and (
+                self.relation(round_) in (Relation.DIVERGED, Relation.STALE) or self._refuted(number)
+            ):
                 del self._in_flight[number]
+        self._assumed = {number: self._assumed[number] for number in self._assumed if number in self._in_flight}
+
+    def _refuted(self, number: int) -> bool:
+        """Whether a chained round assumed something else than what is committed: it would wait for its base for ever."""
+        begin, assumed = self._assumed.get(number, (self.length, ()))
+        known = self.length - begin
+        return self._tokens[begin:] != list(assumed[:known])
