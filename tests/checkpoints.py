@@ -27,7 +27,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from foredraft_shared.models.config import FAMILIES
 
-__all__ = ["FAMILIES", "Dtype", "PRE_TOKENIZERS", "VOCABULARY", "tiny_tokenizer", "write_gguf", "write_hugging_face"]
+__all__ = ["FAMILIES", "PRE_TOKENIZERS", "VOCABULARY", "Dtype", "tiny_tokenizer", "write_gguf", "write_hugging_face"]
 
 Dtype: TypeAlias = Literal["float32", "float16", "bfloat16"]
 VOCABULARY = 400
@@ -248,6 +248,7 @@ def write_gguf(
     *,
     metadata: Mapping[str, Any] | None = None,
     tensors: Mapping[str, np.ndarray[Any, Any]] | None = None,
+    vocabulary: Mapping[str, Any] | None = None,
 ) -> Path:
     """Convert a float32 folder of :func:`write_hugging_face` as llama.cpp's ``convert_hf_to_gguf.py`` would.
 
@@ -257,6 +258,7 @@ def write_gguf(
         kind: element type of the matrices that can have it (their rows must be whole blocks), such as ``Q8_0``.
         metadata: further keys (strings, ints, floats); a key of :func:`write_hugging_face`'s own is replaced.
         tensors: further tensors under their GGUF names.
+        vocabulary: put over the keys ``tokenizer.ggml.…``; ``None`` leaves one out.
 
     Returns:
         ``path``.
@@ -283,7 +285,7 @@ def write_gguf(
     for key, value in keys.items():
         add = {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32}[type(value)]
         add(key, value)
-    _add_tokenizer(writer, folder, family, config)
+    _add_tokenizer(writer, folder, family, config, vocabulary or {})
     stored: dict[str, np.ndarray[Any, Any]] = {}
     for file in sorted(folder.glob("*.safetensors")):
         stored |= load_file(file)
@@ -326,17 +328,33 @@ def _add_tensor(writer: GGUFWriter, name: str, values: np.ndarray[Any, Any], kin
         writer.add_tensor(name, quantize(np.ascontiguousarray(values, np.float32), type_), raw_dtype=type_)
 
 
-def _add_tokenizer(writer: GGUFWriter, folder: Path, family: str, config: dict[str, Any]) -> None:
+def _add_tokenizer(
+    writer: GGUFWriter, folder: Path, family: str, config: dict[str, Any], changes: Mapping[str, Any]
+) -> None:
     state = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     pieces = {id: piece for piece, id in state["model"]["vocab"].items()}
     added = {entry["id"]: entry["content"] for entry in state["added_tokens"]}
     size = config["vocab_size"]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(PRE_TOKENIZERS[family])
-    writer.add_token_list([added.get(id) or pieces.get(id) or f"[PAD{id}]" for id in range(size)])
-    writer.add_token_types([3 if id in added else 1 if id in pieces else 5 for id in range(size)])
-    writer.add_token_merges([" ".join(merge) for merge in state["model"]["merges"]])
-    writer.add_bos_token_id(config["bos_token_id"])
-    writer.add_eos_token_id(config["eos_token_id"])
-    writer.add_add_bos_token(False)
-    writer.add_chat_template((folder / "chat_template.jinja").read_text())
+    values = {
+        "model": "gpt2",
+        "pre": PRE_TOKENIZERS[family],
+        "tokens": [added.get(id) or pieces.get(id) or f"[PAD{id}]" for id in range(size)],
+        "token_type": [3 if id in added else 1 if id in pieces else 5 for id in range(size)],
+        "merges": [" ".join(merge) for merge in state["model"]["merges"]],
+        "bos_token_id": config["bos_token_id"],
+        "eos_token_id": config["eos_token_id"],
+        **({} if "model" in changes and changes["model"] == "llama" else {"add_bos_token": False}),
+        **changes,
+    }
+    for key, value in values.items():
+        add = {
+            str: writer.add_string,
+            bool: writer.add_bool,
+            int: writer.add_uint32,
+            list: writer.add_array,
+            type(None): lambda key, value: None,
+        }[type(value)]
+        add(f"tokenizer.ggml.{key}", value)
+    template = folder / "chat_template.jinja"
+    if template.is_file():
+        writer.add_chat_template(template.read_text())

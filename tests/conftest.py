@@ -6,6 +6,7 @@ from pathlib import Path
 
 import checkpoints
 import pytest
+
 from foredraft_shared.errors import ModelNotFound
 from foredraft_shared.models import Model, open_model
 

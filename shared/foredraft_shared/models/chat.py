@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ..errors import ModelDamaged, UsageError
@@ -42,7 +44,7 @@ class ChatTemplate:
         self.source = source
         self._tokens = dict(tokens or {})
         environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
         )
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _raise
@@ -63,7 +65,7 @@ class ChatTemplate:
         values = {**self._tokens, **variables, "add_generation_prompt": add_generation_prompt}
         try:
             return self._template.render(messages=[dict(message) for message in messages], **values)
-        except _RefusedError as error:
+        except _Refused as error:
             raise UsageError(f"The model's chat template refuses this conversation: {error}") from error
         except (TemplateError, TypeError, KeyError, ValueError, ArithmeticError, RecursionError) as error:
             raise UsageError(
@@ -72,12 +74,22 @@ class ChatTemplate:
             ) from error
 
 
-class _RefusedError(TemplateError):
+class _Generation(Extension):
+    """``{% generation %}…{% endgeneration %}`` marks the assistant's words for training; here it changes nothing."""
+
+    tags = {"generation"}  # noqa: RUF012  # jinja2 declares it so
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class _Refused(TemplateError):
     """A template called ``raise_exception``."""
 
 
 def _raise(message: str) -> NoReturn:
-    raise _RefusedError(message)
+    raise _Refused(message)
 
 
 def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:

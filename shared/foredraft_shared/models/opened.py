@@ -10,7 +10,8 @@ from .config import ModelConfig
 from .config_files import config_from_gguf, config_from_hugging_face
 from .gguf_file import GgufFile
 from .tokenizer import Tokenizer
-from .tokenizer_files import tokenizer_from_folder, tokenizer_from_gguf
+from .tokenizer_folder import tokenizer_from_folder
+from .tokenizer_gguf import tokenizer_from_gguf
 from .weights import Weights
 
 __all__ = ["Model"]

@@ -37,7 +37,8 @@ class Specials:
 
 
 class Tokenizer:
-    """The tokenizer of a model; made by the functions of :mod:`foredraft_shared.models.tokenizer_files`.
+    """The tokenizer of a model; made by the functions of :mod:`~foredraft_shared.models.tokenizer_folder` and
+    :mod:`~foredraft_shared.models.tokenizer_gguf`.
 
     Raises:
         ModelUnsupported: it decodes in a way that cannot be done token by token.
@@ -62,8 +63,7 @@ class Tokenizer:
             text: any text; lone surrogates are replaced.
             begin: put the model's begin-of-text token first, if it wants one and the text does not bring it.
 
-        Raises:
-            UsageError: the model has no tokens for a part of the text.
+        Bytes that a vocabulary has no token for are left out, as every runtime does (SmolLM2 lacks a few rare ones).
         """
         ids = self._backend.encode(text.encode("utf-8", "replace").decode("utf-8"), add_special_tokens=False).ids
         bos = self._specials.bos
@@ -127,8 +127,9 @@ class Tokenizer:
             added = token in self._added
             meaning = self._style.bytes_of(piece, added=added)
             digest.update(b"%d %d %d " % (token, added, len(meaning)) + meaning)
-        for left, right in self._merges():
-            digest.update(f"{left} {right}\n".encode())
+        if self._style.byte_level:  # SentencePiece's merges follow from its scores, and are derived in several ways
+            for left, right in self._merges():
+                digest.update(f"{left} {right}\n".encode())
         return digest.hexdigest()[:32]
 
     def _merges(self) -> Iterable[tuple[str, str]]:

@@ -8,9 +8,10 @@ from pathlib import Path
 import checkpoints
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
+
 from foredraft_shared.errors import ModelDamaged, ModelNotFound, ModelUnsupported
 from foredraft_shared.models import Model, open_model
-from safetensors.numpy import load_file, save_file
 
 
 def assert_one_line(error: pytest.ExceptionInfo[Exception]) -> None:
@@ -29,7 +30,9 @@ class TestSafetensors:
         np.testing.assert_array_equal(
             weights["layers.1.mlp_norm.weight"], stored["model.layers.1.post_attention_layernorm.weight"]
         )
-        np.testing.assert_array_equal(weights["layers.0.attn.k.weight"], stored["model.layers.0.self_attn.k_proj.weight"])
+        np.testing.assert_array_equal(
+            weights["layers.0.attn.k.weight"], stored["model.layers.0.self_attn.k_proj.weight"]
+        )
 
     def test_arrays_belong_to_the_caller(self, tiny_folder: Path) -> None:
         weights = open_model(tiny_folder).weights
