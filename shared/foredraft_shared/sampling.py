@@ -110,23 +110,6 @@ def _nucleus(tempered: NDArray[np.float64], best: float, top_p: float) -> float:
     return float(near[min(last, near.size - 1)])
 
 
-def _nucleus(tempered: NDArray[np.float64], share: float) -> float:
-    """The least score in the smallest set of most probable tokens whose mass reaches ``share``.
-
-    Sorting a whole vocabulary takes milliseconds and the nucleus is nearly always a few tokens within ``e**4`` of the
-    most probable one: those are tried first, against the exact mass of all, then wider circles.
-    """
-    top = tempered.max()
-    total = np.exp(tempered - top).sum()
-    best = tempered
-    for reach in (4.0, 8.0, 16.0, np.inf):
-        best = np.sort(tempered[tempered >= top - reach])[::-1]
-        last = int(np.searchsorted(np.cumsum(np.exp(best - top)) / total, share, side="left"))
-        if last < best.size:
-            return float(best[last])
-    return float(best[-1])
-
-
 def pick(scores: NDArray[np.floating], params: SamplingParams, position: Position) -> TokenId:
     """The token at ``position``.
 
