@@ -6,9 +6,14 @@ from pathlib import Path
 
 import checkpoints
 import pytest
+from hypothesis import settings
 
 from foredraft_shared.errors import ModelNotFound
 from foredraft_shared.models import Model, open_model
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("foredraft", deadline=None)
+settings.load_profile("foredraft")
 
 
 @pytest.fixture(scope="session")
