@@ -84,6 +84,7 @@ class _Line(Generic[Item]):
         dropped, doubled, held_back, killed = (dice.random() for _ in range(4))
         delays = [dice.uniform(*faults.delay_s), dice.uniform(*faults.delay_s)]
         extra, outage = dice.uniform(0.0, faults.reorder_s), dice.uniform(*faults.kill_s)
+        self._forget_if_killed()
         if self._fate.dead:
             return
         if killed < faults.kill:
