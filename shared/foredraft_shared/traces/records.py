@@ -106,8 +106,8 @@ class RoundRecord:
     committed_at_us: int | None = None
 
     # --- durations
-    drafting_us: int = 0
-    """Spent inside the drafter for this round's tokens, discarded ones included."""
+    drafting_us: int | None = None
+    """Spent inside the drafter for this round's tokens, discarded ones included; None: not measured."""
     cloud_queued_us: int | None = None
     cloud_computed_us: int | None = None
     overhead_us: int = 0

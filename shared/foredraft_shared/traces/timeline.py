@@ -95,7 +95,12 @@ def attribute(rounds: Iterable[RoundRecord]) -> Iterator[tuple[RoundRecord, Roun
         if record.draft_began_at_us is not None and record.draft_ended_at_us is not None:
             # Before the last commit, this round's draft was made in the shadow of the flight that ended there.
             time.drafting_us = _overlap(record.draft_began_at_us, min(record.draft_ended_at_us, sent), start, end)
-            time.hidden_drafting_us = max(0, record.drafting_us - time.drafting_us)
+            # A draft's span may hold pauses in which the loop only waited; the drafter's own time, where it is known, is
+            # the better measure.
+            span = record.draft_ended_at_us - record.draft_began_at_us
+            drafting = span if record.drafting_us is None else record.drafting_us
+            time.drafting_us = min(time.drafting_us, drafting)
+            time.hidden_drafting_us = drafting - time.drafting_us
         time.other_us = end - start - time.total_us
         yield record, time
 
