@@ -64,7 +64,8 @@ class Ledger:
         self._tokens: list[TokenId] = []
         self._digests: list[int] = [EMPTY_DIGEST]  # [length + 1]: the digest of every prefix
         self._in_flight: dict[int, Draft | Decode] = {}
-        self._assumed: dict[int, tuple[Position, tuple[TokenId, ...]]] = {}  # of chained rounds: what, and from where
+        self._assumed: dict[int, tuple[TokenId, ...]] = {}
+        """Of a chained round: the tokens it takes to lie between the committed text and its base."""
         self._next_round = 1
         self.extend(prompt)
 
@@ -113,8 +114,7 @@ class Ledger:
         digest = extend_digest(self.digest, assuming)
         draft = Draft(self.session, self.epoch, self._take_round(), base, digest, tuple(tokens), forced)
         self._in_flight[draft.round] = draft
-        if assuming:
-            self._assumed[draft.round] = (self.length, tuple(assuming))
+        self._assumed[draft.round] = tuple(assuming)
         return draft
 
     def request(self, count: int) -> Decode:
@@ -171,10 +171,9 @@ class Ledger:
                 raise Diverged(f"verdict accepts {verdict.accepted} of {len(round_.tokens)} draft tokens")
             done = True
             tokens = (*round_.tokens[: verdict.accepted], verdict.token)
-        self.extend(tokens)
         if done or verdict.finish:
-            del self._in_flight[verdict.round]
-        self._drop_impossible()
+            self._forget(verdict.round)
+        self.extend(tokens)
         return tokens
 
     def abandon(self) -> None:
@@ -188,6 +187,21 @@ class Ledger:
         self.abandon()
         return self.epoch
 
+    def extend(self, tokens: Iterable[TokenId]) -> None:
+        """Commit ``tokens`` without a verdict: the prompt, a resumed text, or what this side itself decided.
+
+        Chained rounds that assumed other tokens are forgotten: they will get no verdict.
+        """
+        tokens = tuple(tokens)
+        for token in tokens:
+            self._tokens.append(token)
+            self._digests.append(extend_digest(self._digests[-1], (token,)))
+        for number, assumed in list(self._assumed.items()):
+            if assumed[: len(tokens)] == tokens:
+                self._assumed[number] = assumed[len(tokens) :]
+            else:
+                self._forget(number)
+
     # --- inside
 
     def _take_round(self) -> int:
@@ -195,24 +209,6 @@ class Ledger:
         self._next_round += 1
         return round_
 
-    def extend(self, tokens: Iterable[TokenId]) -> None:
-        """Commit ``tokens`` without a round: the prompt, a resumed text, or what this side itself decided."""
-        for token in tokens:
-            self._tokens.append(token)
-            self._digests.append(extend_digest(self._digests[-1], (token,)))
-
-    def _drop_impossible(self) -> None:
-        """Chained rounds whose assumption did not come true will get no verdict."""
-        for number, round_ in list(self._in_flight.items()):
-            streaming = isinstance(round_, Decode) and round_.base < self.length
-            if not streaming and (
-                self.relation(round_) in (Relation.DIVERGED, Relation.STALE) or self._refuted(number)
-            ):
-                del self._in_flight[number]
-        self._assumed = {number: self._assumed[number] for number in self._assumed if number in self._in_flight}
-
-    def _refuted(self, number: int) -> bool:
-        """Whether a chained round assumed something else than what is committed: it would wait for its base for ever."""
-        begin, assumed = self._assumed.get(number, (self.length, ()))
-        known = self.length - begin
-        return self._tokens[begin:] != list(assumed[:known])
+    def _forget(self, number: int) -> None:
+        del self._in_flight[number]
+        self._assumed.pop(number, None)
