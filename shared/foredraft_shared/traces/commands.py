@@ -49,6 +49,7 @@ def summary(file: TraceFile) -> None:
     console = Console()
     for each in summaries:
         console.print(_table(each))
+        console.print(" · ".join(_facts(each)), highlight=False, soft_wrap=True)
 
 
 def _read(file: Path) -> Trace:
@@ -81,8 +82,6 @@ def _table(total: Summary) -> Table:
     table.add_section()
     row("drafting nobody waited for", time.hidden_drafting_us, share=False)
     row("loop overhead, by its own clock", total.overhead_us, share=False)
-    table.caption_justify = "left"
-    table.caption = " · ".join(_facts(total))
     return table
 
 
