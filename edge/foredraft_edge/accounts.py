@@ -59,6 +59,8 @@ class Flight:
     sent_ns: int
     reads_prompt: bool
     """The server had to read the prompt first: its times say nothing about a round."""
+    repeated: bool = False
+    """Nobody knows which of its sendings the verdict answers, so it is no sample of the round trip (Karn's algorithm)."""
 
 
 class Accounts:
@@ -159,11 +161,13 @@ class Accounts:
         self._committed_ns = now_ns
         drafted = len(flight.probabilities)
         if not flight.reads_prompt:
+            waited_ms = (now_ns - flight.sent_ns) / 1e6
             self._planner.answered(
-                rtt_ms=(now_ns - flight.sent_ns) / 1e6 - (timing.queued_us + timing.computed_us) / 1e3,
+                rtt_ms=None
+                if streamed or record.chained or flight.repeated
+                else waited_ms - (timing.queued_us + timing.computed_us) / 1e3,
                 computed_ms=timing.computed_us / 1e3,
                 drafted=drafted,
-                streamed=streamed or record.chained,
             )
             self._planner.progressed(tokens, elapsed_ns / 1e6, "cloud" if streamed else "speculate")
         rejected = verdict.accepted < drafted and not verdict.finish

@@ -107,6 +107,8 @@ class RoundLoop:
         self._path = Path(drafter, params, self._stop_tokens, clock_ns) if drafter is not None else None
         self._accounts = Accounts(ledger.session.hex()[:8], planner, observe, clock_ns, epoch_ns)
         self._flights: dict[int, Flight] = {}
+        self._cold_at: Position = ledger.length
+        """A round that begins here waits until the server has read the text."""
         self._heard_ns = clock_ns()
         self._repeat_at_ns = 0
         self._repeat_s = 0.0
@@ -164,7 +166,7 @@ class RoundLoop:
         if self.plan.mode == "cloud":
             left = self._limit - ledger.length
             request = ledger.request(min(left, self.plan.tokens or left))
-            self._dispatch(self._accounts.begin(request, self.plan, reads_prompt=written == 0))
+            self._dispatch(self._accounts.begin(request, self.plan, reads_prompt=ledger.length == self._cold_at))
             if path is not None and self.plan.tokens is not None:
                 begun_ns = self._clock_ns()
                 path.read(ledger.tokens)  # speculation is to follow: be ready for it
@@ -236,7 +238,7 @@ class RoundLoop:
             probabilities=probabilities,
             guess_probability=guess if assuming else None,
             began_ns=began_ns,
-            reads_prompt=draft.base == self._ledger.prompt_length,
+            reads_prompt=draft.base == self._cold_at,
         )
         flight.record.chained = bool(assuming)
         self.statistics.chained += bool(assuming)
@@ -245,6 +247,7 @@ class RoundLoop:
     def _dispatch(self, flight: Flight) -> None:
         self._flights[flight.request.round] = flight
         self._send(flight.request, flight)
+        self._be_patient(fresh=True)
 
     def _send(self, message: Open | Resume | Draft | Decode, flight: Flight | None = None) -> None:
         counters = self._link.transport.counters
@@ -252,7 +255,6 @@ class RoundLoop:
         with suppress(LinkLost):  # what is not answered is sent again: see _repeat
             self._link.send(message)
         self._accounts.sent(flight, counters.bytes_sent - before)
-        self._be_patient(fresh=True)
 
     # --- listening
 
@@ -362,7 +364,7 @@ class RoundLoop:
         """Repeat what is in flight after a few round trips of silence, then ever more rarely."""
         measured = self._planner.measured
         patience_s = 4 * (measured.rtt_ms.value + measured.verify_ms.value) / 1000.0
-        self._repeat_s = max(1.0, patience_s) if fresh else min(self._repeat_s * 2, 4.0)
+        self._repeat_s = max(1.0, patience_s) if fresh else min(self._repeat_s * 2, max(4.0, patience_s))
         self._repeat_at_ns = self._clock_ns() + int(self._repeat_s * 1e9)
 
     def _repeat(self, now_ns: int) -> None:
@@ -373,9 +375,10 @@ class RoundLoop:
                 f"{self._link.where} has been silent for {silent_s:.0f} s; {len(self._ledger.written)} tokens were "
                 "written until then. Check the server and the network, then ask again."
             )
-        for request in self._ledger.in_flight:
+        for flight in self._flights.values():
             self.statistics.repeats += 1
-            self._send(request, self._flights.get(request.round))
+            flight.repeated = True
+            self._send(flight.request, flight)
         self._be_patient(fresh=False)
 
     def _start_over(self) -> None:
@@ -390,6 +393,7 @@ class RoundLoop:
         self.statistics.resumes += 1
         self._ledger.raise_epoch()
         self._start_over()
+        self._cold_at = self._ledger.length
         ledger = self._ledger
         tokens, stop_tokens = tuple(ledger.tokens), tuple(sorted(self._stop_tokens))
         self._send(

@@ -97,8 +97,8 @@ class Planner(Protocol):
     def judged(self, probabilities: Sequence[float], accepted: int, rejected: bool) -> None:
         """Of a draft, ``accepted`` tokens were accepted; ``rejected`` if the next one was not."""
 
-    def answered(self, *, rtt_ms: float, computed_ms: float, drafted: int, streamed: bool) -> None:
-        """A verdict came."""
+    def answered(self, *, rtt_ms: float | None, computed_ms: float, drafted: int) -> None:
+        """A verdict came; ``rtt_ms`` if it was waited for from its sending on."""
 
     def progressed(self, tokens: int, elapsed_ms: float, mode: Mode) -> None:
         """``tokens`` were committed ``elapsed_ms`` after the ones before."""
@@ -153,8 +153,8 @@ class _Measuring:
             self._calibration.add(probability, index < accepted)
             self.measured.acceptance.add(float(index < accepted))
 
-    def answered(self, *, rtt_ms: float, computed_ms: float, drafted: int, streamed: bool) -> None:
-        if not streamed:
+    def answered(self, *, rtt_ms: float | None, computed_ms: float, drafted: int) -> None:
+        if rtt_ms is not None:
             self.measured.rtt_ms.add(max(0.0, rtt_ms))
         if drafted:
             self.measured.verify_ms.add(computed_ms)
