@@ -170,7 +170,7 @@ class Engine:
 
     def _round(self, peer: Hashable, message: Draft | Decode) -> None:
         session = self._sessions.get(message.session)
-        if session is None:
+        if session is None or message.epoch > session.ledger.epoch:  # in the latter case a Resume was lost
             self._send(peer, NeedResume(message.session))
             return
         if isinstance(message, Draft):
