@@ -17,6 +17,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
 from foredraft_cloud.engine import Engine, EngineOptions
 from foredraft_cloud.target import ExitView, Run
 from foredraft_cloud.toy import ToyPass, ToyTarget, toy_scores
