@@ -1,0 +1,19 @@
+"""``foredraft bench``: the measurements behind the figures in the documents."""
+
+from __future__ import annotations
+
+import typer
+
+from .drafters import drafters
+
+__all__ = ["bench"]
+
+bench = typer.Typer(help="Measure what the documents claim.", no_args_is_help=True)
+
+
+@bench.callback()
+def _group() -> None:
+    """Measure what the documents claim."""
+
+
+bench.command()(drafters)
