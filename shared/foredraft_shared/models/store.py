@@ -60,7 +60,7 @@ def locate(reference: str | Path, *, offline: bool = False, progress: Progress |
             return cache.fetch(entry, progress)
         with bar() as progress:
             return cache.fetch(entry, progress)
-    if Path(text).exists():
+    if text and Path(text).exists():
         return _local(Path(text))
     if found := hub.HubReference.parse(text):
         return hub.fetch(found, offline=offline)
