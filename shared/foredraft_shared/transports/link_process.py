@@ -110,20 +110,23 @@ def _say(answer: dict[str, Any]) -> None:
 
 def _obey(relay: Relay, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Have the relay's thread do it; the answer once it is done."""
-    if command == "statistics":
-        return dataclasses.asdict(relay.statistics())
     if command == "change":
         settings = settings_from(**{**dataclasses.asdict(relay.settings), **arguments["settings"]})
         arguments = {"settings": settings}
     done = threading.Event()
 
+    answer: dict[str, Any] = {}
+
     def obey() -> None:
-        getattr(relay, command)(**arguments)
+        if command == "statistics":
+            answer.update(dataclasses.asdict(relay.statistics()))
+        else:
+            getattr(relay, command)(**arguments)
         done.set()
 
     relay.call(obey)
     done.wait(5.0)
-    return {}
+    return answer
 
 
 def _read_commands(relay: Relay) -> None:

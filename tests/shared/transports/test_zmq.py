@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -93,6 +94,26 @@ def test_a_whole_prompt_passes(track: Track) -> None:
     edge.send(opening)
     assert heard(listener)[1] == opening
     assert edge.counters.bytes_sent == listener.counters.bytes_received
+
+
+def test_the_counters_tell_what_is_on_the_network(track: Track) -> None:
+    listener = track(ZmqListener(heartbeat_ms=60_000))
+    with LinkEmulator(listener.address) as link:
+        edge = track(ZmqTransport(link.address, heartbeat_ms=60_000))
+        assert edge.ready(WAIT_S)
+        exchange(listener, edge)
+        greeted, counted = link.statistics(), dataclasses.replace(edge.counters)
+        edge.send(Open(SESSION, tuple(range(1000))))  # a long frame
+        peer, _ = heard(listener)
+        for number in range(1, 20):
+            edge.send(Draft(SESSION, 1, number, 1000 + number, 2**63, (5, 6, 7)))
+            heard(listener)
+            assert listener.send(peer, Verdict(SESSION, 1, number, 1000 + number, 0, 5))
+            assert edge.receive(WAIT_S) is not None
+        after = link.statistics()
+        assert after.bytes_up - greeted.bytes_up == edge.counters.bytes_sent - counted.bytes_sent
+        assert after.bytes_down - greeted.bytes_down == edge.counters.bytes_received - counted.bytes_received
+        edge.close()
 
 
 def test_nobody_there(track: Track) -> None:
