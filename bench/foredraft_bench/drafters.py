@@ -191,7 +191,10 @@ def drafters(
 ) -> None:
     """Time the drafters, backend by backend. Pin it to one core for steady figures: `taskset -c 0 foredraft bench …`."""
     results = measure_drafters(open_model(model), first=first, head=head, tokens=tokens, threads=threads)
-    table = Table("drafter", "load s", "prompt ms", "greedy ms", "sampled ms", "agrees with float32", title=model)
+    table = Table(title=model)
+    table.add_column("drafter", no_wrap=True)
+    for heading in ("load s", "prompt ms", "greedy ms", "sampled ms", "agrees with float32"):
+        table.add_column(heading)
     for each in results:
         if each.note:
             table.add_row(each.name, *["–"] * 4, each.note)

@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TypeAlias
 
-from foredraft_shared.errors import BackendMissing, UsageError, VocabularyMismatch
+from foredraft_shared.errors import BackendMissing, ModelNotFound, UsageError, VocabularyMismatch
 from foredraft_shared.models import Model, Tokenizer, open_model
 
 from .base import Drafter
@@ -129,6 +129,8 @@ def _onnx(wanted: Wanted, precision: str = "int8", layers: int | None = None) ->
     from .onnx import OnnxDrafter
 
     if wanted.argument.endswith(".onnx"):
+        if not Path(wanted.argument).is_file():
+            raise ModelNotFound(f"{wanted.argument}: no such file; check the path.")
         return OnnxDrafter(wanted.argument, threads=wanted.threads), None
     model = wanted.model()
     path = exported(model, ExportOptions(layers=layers, precision=precision))
