@@ -46,17 +46,26 @@ class ZmqTransport:
         address: ``tcp://HOST:PORT`` or ``ipc://PATH``.
         heartbeat_ms: see :data:`HEARTBEAT_MS`.
         secure: sets the keys (CURVE).
+        context: of the caller, who also ends it; by default one of its own.
 
     Raises:
         UsageError: the address is not one.
     """
 
-    def __init__(self, address: str, *, heartbeat_ms: int = HEARTBEAT_MS, secure: Secure | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        heartbeat_ms: int = HEARTBEAT_MS,
+        secure: Secure | None = None,
+        context: zmq.Context[zmq.Socket[bytes]] | None = None,
+    ) -> None:
         parse_address(address)
         self.address = address
         self.counters = Counters()
         self._codec = Codec()
-        self._context = zmq.Context()
+        self._own_context = context is None
+        self._context = context or zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         _configure(self._socket, address, heartbeat_ms)
         # Kept over reconnects, so that the server finds its table again. It proves nothing about who we are.
@@ -113,7 +122,8 @@ class ZmqTransport:
 
     def close(self) -> None:
         self._socket.close()
-        self._context.term()
+        if self._own_context:
+            self._context.term()
 
 
 class ZmqListener:
@@ -124,6 +134,8 @@ class ZmqListener:
         heartbeat_ms: see :data:`HEARTBEAT_MS`.
         linger_ms: how long :meth:`close` waits for what is not sent yet.
         secure: sets keys and authentication domain; without it only this machine may connect.
+        context: of the caller, who also ends it; by default one of its own. ZeroMQ asks the authenticator of the same
+            context, so whoever runs one needs to give it here.
 
     Raises:
         UsageError: the address is not one.
@@ -139,6 +151,7 @@ class ZmqListener:
         heartbeat_ms: int = HEARTBEAT_MS,
         linger_ms: int = 500,
         secure: Secure | None = None,
+        context: zmq.Context[zmq.Socket[bytes]] | None = None,
     ) -> None:
         _refuse_to_bind(address, authenticated=secure is not None)
         self._end = CloudEnd(SystemClock())
@@ -146,7 +159,8 @@ class ZmqListener:
         self._wake_reader, self._wake_writer = sockets.socketpair()
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
-        self._context = zmq.Context()
+        self._own_context = context is None
+        self._context = context or zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         _configure(self._socket, address, heartbeat_ms)
         self._socket.router_mandatory = True  # a vanished peer is an error, not silence
@@ -203,7 +217,8 @@ class ZmqListener:
 
     def close(self) -> None:
         self._socket.close()
-        self._context.term()
+        if self._own_context:
+            self._context.term()
         self._wake_reader.close()
         self._wake_writer.close()
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import pytest
 import zmq
+from zmq.auth.thread import ThreadAuthenticator
 
 from foredraft_shared.errors import AddressInUse, ForedraftError, InsecureBind, LinkError, LinkLost, UsageError
 from foredraft_shared.messages import (
@@ -189,9 +190,9 @@ def test_a_broken_connection_keeps_peer_and_channels(track: Track) -> None:
 
 
 def test_a_silently_dead_link_is_noticed_by_heartbeats(track: Track) -> None:
-    listener = track(ZmqListener(heartbeat_ms=100))
+    listener = track(ZmqListener(heartbeat_ms=200))
     with LinkEmulator(listener.address) as link:
-        edge = track(ZmqTransport(link.address, heartbeat_ms=100))
+        edge = track(ZmqTransport(link.address, heartbeat_ms=200))
         assert edge.ready(WAIT_S)
         link.black_hole()
         edge.send(Ping(1))  # seems to succeed
@@ -318,6 +319,42 @@ def test_with_authentication_any_address_will_do(track: Track) -> None:
     listener = track(ZmqListener("tcp://0.0.0.0:0", secure=seen.append))
     assert len(seen) == 1
     assert listener.address.startswith("tcp://0.0.0.0:")
+
+
+def test_with_keys_a_peer_has_an_identity_and_strangers_stay_outside(track: Track) -> None:
+    server_public, server_secret = zmq.curve_keypair()
+    known_public, known_secret = zmq.curve_keypair()
+    stranger_public, stranger_secret = zmq.curve_keypair()
+
+    class AllowList:
+        def callback(self, domain: str, key: bytes) -> bool:
+            return key == known_public
+
+    def as_server(socket: zmq.Socket[bytes]) -> None:
+        socket.curve_server = True
+        socket.curve_secretkey = server_secret
+        socket.zap_domain = b"edge"
+
+    def as_edge(public: bytes, secret: bytes) -> Callable[[zmq.Socket[bytes]], None]:
+        def secure(socket: zmq.Socket[bytes]) -> None:
+            socket.curve_publickey, socket.curve_secretkey, socket.curve_serverkey = public, secret, server_public
+
+        return secure
+
+    with zmq.Context() as context:
+        authenticator = ThreadAuthenticator(context)
+        authenticator.start()
+        authenticator.configure_curve_callback(domain="edge", credentials_provider=AllowList())
+        try:
+            listener = track(ZmqListener(secure=as_server, context=context))
+            edge = track(ZmqTransport(listener.address, secure=as_edge(known_public, known_secret)))
+            assert edge.ready(WAIT_S)
+            assert exchange(listener, edge).identity == known_public.decode()
+            refused = track(ZmqTransport(listener.address, secure=as_edge(stranger_public, stranger_secret)))
+            assert not refused.ready(0.3)
+            listener.close()
+        finally:
+            authenticator.stop()
 
 
 def test_an_address_of_another_machine() -> None:
