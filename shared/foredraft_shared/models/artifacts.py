@@ -1,0 +1,161 @@
+"""What we train for a target and ship: drafts and exit heads, one safetensors file each.
+
+Matrices are stored as int8 with a float16 scale for each row, everything else as float16; whole numbers as int32. The
+metadata block says for which target the file was made and how. A draft has no embedding of its own: it uses the target's,
+which a device that runs it therefore needs (and which a file of 30 MB could not hold).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ModelDamaged, VocabularyMismatch
+from .opened import Model
+
+__all__ = ["Artifact", "load_artifact", "save_artifact", "shipped", "target_fingerprint"]
+
+_FORMAT = 1
+_KEY = "foredraft"
+_SCALE = ".scale"
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A trained draft or set of exit heads."""
+
+    path: Path
+    kind: str
+    """``draft`` or ``exits``."""
+    target: str
+    """Name of the model it was trained for."""
+    target_fingerprint: str
+    """Of that model's weights and tokenizer; see :func:`target_fingerprint`."""
+    facts: Mapping[str, Any]
+    """Layers, data, command, metrics: whatever its maker noted."""
+    tensors: Mapping[str, NDArray[Any]]
+    """float32 arrays (int32 for whole numbers), ``[out, in]`` for matrices."""
+
+    def check(self, model: Model) -> None:
+        """Make sure that it belongs to ``model``.
+
+        Raises:
+            VocabularyMismatch: it was trained for another model, or for other weights of the same name.
+        """
+        if self.target_fingerprint != target_fingerprint(model):
+            raise VocabularyMismatch(
+                f"{self.path.name} was trained for {self.target} ({self.target_fingerprint[:8]}), not for {Path(model.name).name} "
+                f"({target_fingerprint(model)[:8]}); train one for this model with `foredraft train`, or use another."
+            )
+
+
+def target_fingerprint(model: Model) -> str:
+    """Names a target: 32 hexadecimal digits over its shape, its tokenizer and a sample of its weights."""
+    digest = hashlib.blake2b(digest_size=16)
+    config = model.config
+    digest.update(f"{config} {model.tokenizer.fingerprint}".encode())
+    for name in ("norm.weight", "layers.0.attn_norm.weight", f"layers.{config.layers - 1}.attn.k.weight"):
+        digest.update(np.ascontiguousarray(model.weights[name], "<f4").tobytes())
+    return digest.hexdigest()
+
+
+def shipped(model: Model, kind: str) -> Path | None:
+    """The file of this kind that comes with foredraft for ``model``; ``None`` if there is none.
+
+    Found by the target's fingerprint, so that the same model under another name or path has it, too.
+    """
+    wanted = None
+    for folder in files("foredraft_shared").joinpath("artifacts").iterdir():
+        path = Path(str(folder)) / f"{kind}.safetensors"
+        if path.is_file():
+            wanted = wanted or target_fingerprint(model)
+            if _metadata(path).get("target_fingerprint") == wanted:
+                return path
+    return None
+
+
+def save_artifact(
+    path: Path, kind: str, model: Model, tensors: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]
+) -> None:
+    """Write an artifact for ``model``, all of it or nothing.
+
+    Args:
+        tensors: float arrays; two-dimensional ones are quantised. Integer arrays are kept.
+    """
+    from safetensors.numpy import save_file
+
+    stored: dict[str, NDArray[Any]] = {}
+    for name, tensor in tensors.items():
+        if np.issubdtype(tensor.dtype, np.integer):
+            stored[name] = tensor.astype(np.int32)
+        elif tensor.ndim == 2:
+            scale = np.maximum(np.abs(tensor).max(axis=1, keepdims=True), 1e-8) / 127.0
+            scale = scale.astype(np.float16).astype(np.float32)
+            stored[name] = np.clip(np.rint(tensor / np.maximum(scale, 1e-8)), -127, 127).astype(np.int8)
+            stored[name + _SCALE] = scale[:, 0].astype(np.float16)
+        else:
+            stored[name] = tensor.astype(np.float16)
+    metadata = {
+        "format": _FORMAT,
+        "kind": kind,
+        "target": Path(model.name).name,
+        "target_fingerprint": target_fingerprint(model),
+        "facts": dict(facts),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    save_file(stored, partial, metadata={_KEY: json.dumps(metadata)})
+    partial.replace(path)
+
+
+def load_artifact(path: Path, kind: str) -> Artifact:
+    """Read an artifact and dequantise it.
+
+    Raises:
+        ModelDamaged: it is no artifact, of another kind or format, or incomplete.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    metadata = _metadata(path)
+    if metadata.get("kind") != kind:
+        raise ModelDamaged(f"{path} holds {metadata.get('kind') or 'nothing of ours'} where {kind} is needed.")
+    try:
+        stored = load_file(path)
+        tensors: dict[str, NDArray[Any]] = {}
+        for name, value in stored.items():
+            if name.endswith(_SCALE):
+                continue
+            if value.dtype == np.int8:
+                tensors[name] = value.astype(np.float32) * stored[name + _SCALE].astype(np.float32)[:, None]
+            else:
+                tensors[name] = value if value.dtype == np.int32 else value.astype(np.float32)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ModelDamaged(f"{path} cannot be read ({error}); install foredraft again, or train it again.") from None
+    return Artifact(path, kind, metadata["target"], metadata["target_fingerprint"], metadata["facts"], tensors)
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    """What the file says of itself.
+
+    Raises:
+        ModelDamaged: it is no artifact, or of a format this version does not read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            metadata: dict[str, Any] = json.loads((file.metadata() or {})[_KEY])
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise ModelDamaged(f"{path} is no artifact of foredraft ({error}); check the path.") from None
+    if metadata.get("format") != _FORMAT:
+        raise ModelDamaged(f"{path} has format {metadata.get('format')}; this version reads format {_FORMAT}.")
+    return metadata

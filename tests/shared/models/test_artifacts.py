@@ -1,0 +1,66 @@
+"""Artifacts: what comes back is what was stored, and only its own target takes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import checkpoints
+import numpy as np
+import pytest
+
+from foredraft_shared.errors import ModelDamaged, VocabularyMismatch
+from foredraft_shared.models import Model, open_model
+from foredraft_shared.models.artifacts import load_artifact, save_artifact, shipped, target_fingerprint
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Model:
+    return open_model(checkpoints.write_hugging_face(tmp_path / "target", "qwen2", layers=2))
+
+
+def test_matrices_come_back_within_half_a_step_of_int8(model: Model, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    matrix = generator.normal(size=(6, 40)).astype(np.float32) * np.float32(0.3)
+    tensors = {
+        "layers.0.attn.q.weight": matrix,
+        "norm.weight": np.linspace(0.5, 2.0, 40, dtype=np.float32),
+        "head.tokens": np.array([1, 5, 7], np.int64),
+    }
+    save_artifact(tmp_path / "draft.safetensors", "draft", model, tensors, {"alpha_greedy": 0.5})
+    artifact = load_artifact(tmp_path / "draft.safetensors", "draft")
+    artifact.check(model)
+    assert artifact.facts == {"alpha_greedy": 0.5}
+    assert sorted(artifact.tensors) == sorted(tensors)
+    step = np.abs(matrix).max(axis=1, keepdims=True) / 127
+    assert (np.abs(artifact.tensors["layers.0.attn.q.weight"] - matrix) <= 0.51 * step).all()
+    np.testing.assert_allclose(artifact.tensors["norm.weight"], tensors["norm.weight"], rtol=1e-3)
+    assert artifact.tensors["head.tokens"].tolist() == [1, 5, 7]
+
+
+def test_another_target_is_refused_by_name(model: Model, tmp_path: Path) -> None:
+    save_artifact(tmp_path / "draft.safetensors", "draft", model, {"norm.weight": np.ones(4, np.float32)}, {})
+    other = open_model(checkpoints.write_hugging_face(tmp_path / "other", "qwen2", layers=2, seed=9))
+    with pytest.raises(VocabularyMismatch, match=r"was trained for target .* not for other"):
+        load_artifact(tmp_path / "draft.safetensors", "draft").check(other)
+
+
+def test_the_same_weights_elsewhere_are_the_same_target(model: Model, tmp_path: Path) -> None:
+    copy = open_model(checkpoints.write_hugging_face(tmp_path / "copy", "qwen2", layers=2))
+    assert target_fingerprint(copy) == target_fingerprint(model)
+
+
+def test_the_wrong_kind_and_a_truncated_file_are_refused(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "draft.safetensors"
+    save_artifact(path, "draft", model, {"norm.weight": np.ones(64, np.float32)}, {})
+    with pytest.raises(ModelDamaged, match="holds draft where exits"):
+        load_artifact(path, "exits")
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ModelDamaged, match=r"draft\.safetensors"):
+        load_artifact(path, "draft")
+    (tmp_path / "text").write_text("not tensors")
+    with pytest.raises(ModelDamaged, match="no artifact of foredraft"):
+        load_artifact(tmp_path / "text", "draft")
+
+
+def test_nothing_is_shipped_for_a_model_nobody_trained_for(model: Model) -> None:
+    assert shipped(model, "draft") is None
