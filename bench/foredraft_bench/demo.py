@@ -129,13 +129,12 @@ def demo(
         console.print(_introduction(settings, cores), highlight=False)
         answers = _run(client, settings, traces, screen_for(console))
     console.print()
-    console.print(table(answers, {name: MODES[name].title for name in answers}))
-    console.print(
-        "Times in ms; first token apart, from the prompt on. Bytes both ways, the prompt included.", style="dim"
-    )
+    console.print(table(answers, {name: MODES[name].label for name in answers}))
+    console.print("Times in ms. Bytes both ways, the prompt included.", style="dim")
     if trace is not None:
         _export(trace, settings.modes)
-        console.print(f"Traces of each mode are in {trace}; open the .json files at ui.perfetto.dev.", style="dim")
+        where = f"Traces are in {trace}: open the .json files at ui.perfetto.dev, or try `foredraft trace summary`."
+        console.print(where, style="dim", soft_wrap=True, highlight=False, markup=False)
     if json_file is not None:
         write_atomically(json_file, as_json(answers, settings.as_json(cores)))
     difference = first_difference(answers)
@@ -207,9 +206,10 @@ def _introduction(settings: Settings, cores: Cores) -> Text:
     if not settings.sampling.greedy:
         drawn += f", top-p {settings.sampling.top_p:g}, seed {settings.sampling.seed}"
     return Text.assemble(
-        ("target ", "dim"), (Path(settings.target).name, "bold"), f" in {settings.dtype}   ",
-        ("draft ", "dim"), (_short(settings.draft), "bold"), "\n",
-        ("network ", "dim"), f"{network}   ", ("cores ", "dim"), f"{cores}   ", ("sampling ", "dim"), drawn,
+        ("cloud    ", "dim"), (Path(settings.target).name, "bold"), f" in {settings.dtype}, {cores.describe('cloud')}\n",
+        ("edge     ", "dim"), (_short(settings.draft), "bold"), f" drafts, {cores.describe('edge')}\n",
+        ("network  ", "dim"), f"{network}\n",
+        ("sampling ", "dim"), drawn,
     )  # fmt: skip
 
 

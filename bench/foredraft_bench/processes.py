@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import Literal
 
 from typing_extensions import Self
 
@@ -37,10 +38,10 @@ class Cores:
     edge: tuple[int, ...] = ()
     cloud: tuple[int, ...] = ()
 
-    def __str__(self) -> str:
-        if not self.edge:
-            return "edge and cloud share what cores there are"
-        return f"edge on core {self.edge[0]}, cloud on core {self.cloud[0]}"
+    def describe(self, side: Literal["edge", "cloud"]) -> str:
+        """Where a side computes, in words."""
+        cores = self.edge if side == "edge" else self.cloud
+        return f"on core {cores[0]}" if cores else "on a core that both share"
 
 
 def choose_cores(allowed: Sequence[int] | None = None, topology: Path = Path("/sys/devices/system/cpu")) -> Cores:

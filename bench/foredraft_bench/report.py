@@ -109,7 +109,7 @@ def write_atomically(path: Path, report: Mapping[str, Any]) -> None:
 
 def table(answers: Answers, titles: Mapping[str, str]) -> Table:
     """The figures of all modes, narrow enough for 80 columns."""
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     shown.add_column("", no_wrap=True)
     for heading in (
         "ms per\ntoken", "first\ntoken", "p95\ngap", "accepted\n/ round", "bytes\n/ token", "passes\n/ token", "speed-up",

@@ -23,6 +23,9 @@ class Mode:
 
     name: str
     title: str
+    """In a few words."""
+    label: str
+    """The same, short enough for a table."""
     request: RequestMode
     options: LoopOptions
 
@@ -30,9 +33,9 @@ class Mode:
 MODES = {
     mode.name: mode
     for mode in (
-        Mode("cloud", "cloud alone", "cloud", LoopOptions()),
-        Mode("waiting", "edge + cloud, waiting", "speculate", LoopOptions(ahead=False, hints=False)),
-        Mode("ahead", "edge + cloud, drafting ahead", "speculate", LoopOptions()),
+        Mode("cloud", "cloud alone", "cloud alone", "cloud", LoopOptions()),
+        Mode("waiting", "edge + cloud, waiting", "waiting", "speculate", LoopOptions(ahead=False, hints=False)),
+        Mode("ahead", "edge + cloud, drafting ahead", "drafting ahead", "speculate", LoopOptions()),
     )
 }
 """The cloud alone, streamed; drafting, then waiting for each verdict; drafting on while verdicts are on their way. Both of
