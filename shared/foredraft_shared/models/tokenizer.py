@@ -45,6 +45,8 @@ class Tokenizer:
     """
 
     def __init__(self, backend: Backend, specials: Specials, chat_template: str | None = None) -> None:
+        backend.no_truncation()  # a tokenizer.json may carry the habits of its training
+        backend.no_padding()
         self._backend = backend
         self._specials = specials
         self.chat_template = chat_template
@@ -122,15 +124,14 @@ class Tokenizer:
         vocabulary, nor which file they came from. Whether an added token counts as *special* is left out: llama.cpp's
         converter and Hugging Face disagree on it for one and the same model.
         """
-        digest = hashlib.sha256(b"foredraft tokenizer 1\n")
+        hashed = [b"foredraft tokenizer 1\n"]
         for piece, token in sorted(self._backend.get_vocab(with_added_tokens=True).items(), key=lambda item: item[1]):
             added = token in self._added
             meaning = self._style.bytes_of(piece, added=added)
-            digest.update(b"%d %d %d " % (token, added, len(meaning)) + meaning)
+            hashed.append(b"%d %d %d " % (token, added, len(meaning)) + meaning)
         if self._style.byte_level:  # SentencePiece's merges follow from its scores, and are derived in several ways
-            for left, right in self._merges():
-                digest.update(f"{left} {right}\n".encode())
-        return digest.hexdigest()[:32]
+            hashed += (f"{left} {right}\n".encode() for left, right in self._merges())
+        return hashlib.sha256(b"".join(hashed)).hexdigest()[:32]
 
     def _merges(self) -> Iterable[tuple[str, str]]:
         merges = json.loads(self._backend.model.__getstate__()).get("merges", ())
@@ -249,7 +250,7 @@ class _Style:
     def bytes_of(self, piece: str, *, added: bool) -> bytes:
         if self.byte_level:
             try:
-                return bytes(_BYTE_OF[character] for character in piece)
+                return bytes(map(_BYTE_OF.__getitem__, piece))
             except KeyError:  # an added token, written as plain text
                 return piece.encode()
         if self.byte_fallback and not added and len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):

@@ -36,10 +36,11 @@ def tokenizer_from_folder(folder: Path, config: ModelConfig) -> Tokenizer:
     eos = _token_id(backend, settings.get("eos_token"))
     begins = backend.encode("").ids[:1]  # what the file's own post-processor puts first
     bos = bos if bos is not None else config.bos
+    adds_bos = settings.get("add_bos_token")
     specials = Specials(
         bos=bos,
         eos=_each_once(eos, *config.eos),
-        add_bos=bool(settings.get("add_bos_token", begins == [bos])) if bos is not None else False,
+        add_bos=bos is not None and (begins == [bos] if adds_bos is None else bool(adds_bos)),
     )
     return Tokenizer(backend, specials, _folder_template(folder, settings))
 

@@ -68,6 +68,15 @@ def tokenizer_from_gguf(file: GgufFile) -> Tokenizer:
         ModelDamaged: the vocabulary is missing or inconsistent.
         ModelUnsupported: it is of a kind that this version cannot encode with.
     """
+    try:
+        return _build(file)
+    except (ModelUnsupported, ModelDamaged):
+        raise
+    except Exception as error:  # the library raises nothing narrower, and metadata may be of any type
+        raise file.damaged(f"tokenizer: {' '.join(str(error).split())}") from error
+
+
+def _build(file: GgufFile) -> Tokenizer:
     kind = file.get("tokenizer.ggml.model")
     pieces = file.get("tokenizer.ggml.tokens")
     if not isinstance(pieces, list) or not pieces:
@@ -81,12 +90,7 @@ def tokenizer_from_gguf(file: GgufFile) -> Tokenizer:
             f"{file.path}: tokenizer model {kind!r} is not supported, only gpt2 and llama; "
             "take the model in Hugging Face format, with its tokenizer.json."
         )
-    try:
-        backend = build(file, pieces, types)
-    except (ModelUnsupported, ModelDamaged):
-        raise
-    except Exception as error:  # the library raises nothing narrower
-        raise file.damaged(f"tokenizer: {' '.join(str(error).split())}") from error
+    backend = build(file, pieces, types)
     backend.add_tokens(
         [
             AddedToken(piece, special=type_ != _USER_DEFINED, normalized=False)
@@ -131,7 +135,7 @@ def _byte_level(file: GgufFile, pieces: list[str], types: list[int]) -> Backend:
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    if pre == "qwen2":
+    if file.get("tokenizer.ggml.pre") == "qwen2":  # Qwen's own, not DeepSeek's and others' of the same split
         backend.normalizer = normalizers.NFC()
     backend.decoder = decoders.ByteLevel()
     return backend

@@ -82,7 +82,9 @@ class Weights(Mapping[str, FloatArray]):
     """
 
     def __init__(self, entries: Mapping[str, _Entry], config: ModelConfig, path: Path) -> None:
-        self._entries = dict(sorted(entries.items()))
+        # Layers beyond the configured ones are left out, as transformers does: a way to cut a model short.
+        inside = {name: entry for name, entry in entries.items() if _layer(name) < config.layers}
+        self._entries = dict(sorted(inside.items()))
         self._path = path
         _check(self._entries, config, path)
 
@@ -160,6 +162,10 @@ class Weights(Mapping[str, FloatArray]):
         return max(sizes, key=lambda kind: sizes[kind])
 
 
+def _layer(name: str) -> int:
+    return int(name.split(".")[1]) if name.startswith("layers.") else -1
+
+
 def _rename(theirs: str, pattern: re.Pattern[str], parts: Mapping[str, str]) -> str | None:
     """Our name of a tensor; ``None`` for one that no decoder of ours uses."""
     match = pattern.fullmatch(theirs)
@@ -188,7 +194,7 @@ def _unpermute(values: FloatArray, heads: int) -> FloatArray:
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The tensors a decoder of this shape must have. Biases are not listed: a checkpoint has them or not."""
+    """The tensors a decoder of this shape must have; a bias of ``o`` it may have."""
     queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
     shapes: dict[str, tuple[int, ...]] = {
         "embedding.weight": (config.vocabulary, config.hidden),
@@ -209,6 +215,9 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
             prefix + "mlp.up.weight": (config.feed_forward, config.hidden),
             prefix + "mlp.down.weight": (config.hidden, config.feed_forward),
         }
+        if config.attention_bias:
+            shapes |= {prefix + "attn.q.bias": (queries,)}
+            shapes |= {prefix + f"attn.{part}.bias": (keys,) for part in "kv"}
         if config.qk_norm:
             shapes |= {prefix + f"attn.{part}_norm.weight": (config.head_dim,) for part in "qk"}
     return shapes

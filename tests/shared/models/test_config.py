@@ -252,6 +252,22 @@ class TestRefused:
         with pytest.raises(ModelDamaged):
             open_model(tmp_path)
 
+    @pytest.mark.parametrize(
+        "metadata",
+        [
+            {"llama.block_count": "many"},
+            {"llama.attention.head_count": 0},
+            {"llama.rope.freq_base": "x"},
+            {"general.alignment": 0},
+            {"llama.context_length": 0},
+        ],
+    )
+    def test_damaged_ggufs(self, tmp_path: Path, metadata: dict[str, Any]) -> None:
+        folder = checkpoints.write_hugging_face(tmp_path / "folder")
+        file = checkpoints.write_gguf(folder, tmp_path / "model.gguf", metadata=metadata)
+        with pytest.raises(ModelDamaged):
+            open_model(file)
+
     def test_numbers_that_cannot_be(self, tmp_path: Path) -> None:
         with pytest.raises(ModelDamaged, match="cannot be"):
             config_of(tmp_path, overrides={"num_key_value_heads": 3})

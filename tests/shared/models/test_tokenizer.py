@@ -123,6 +123,15 @@ class TestEncoding:
         assert tiny.decode([5, checkpoints.VOCABULARY + 3, 10**7]) == tiny.decode([5])
         assert tiny.token_bytes(-1) == b""
 
+    def test_a_file_s_habit_to_truncate_and_pad_is_not_ours(self, tmp_path: Path) -> None:
+        checkpoints.write_hugging_face(tmp_path)
+        backend = checkpoints.tiny_tokenizer("llama")
+        backend.enable_truncation(4)
+        backend.enable_padding(length=50)
+        backend.save(str(tmp_path / "tokenizer.json"))
+        tokenizer = open_model(tmp_path).tokenizer
+        assert tokenizer.decode(tokenizer.encode("a text of many more tokens")) == "a text of many more tokens"
+
     def test_begin_of_text_once(self, tmp_path: Path) -> None:
         tokenizer, from_gguf = sentence_piece_pair(tmp_path)
         assert tokenizer.adds_bos

@@ -89,6 +89,17 @@ class TestSafetensors:
             _ = open_model(folder).weights
         assert_one_line(error)
 
+    def test_fewer_layers_than_the_file_has(self, tmp_path: Path) -> None:
+        folder = checkpoints.write_hugging_face(tmp_path, layers=3, overrides={"num_hidden_layers": 2})
+        weights = open_model(folder).weights
+        assert "layers.1.attn.q.weight" in weights
+        assert "layers.2.attn.q.weight" not in weights
+
+    def test_biases_that_the_configuration_promises(self, tmp_path: Path) -> None:
+        folder = checkpoints.write_hugging_face(tmp_path, overrides={"attention_bias": True})
+        with pytest.raises(ModelDamaged, match=r"attn\.q\.bias"):
+            _ = open_model(folder).weights
+
     def test_pickles_are_never_read(self, tmp_path: Path) -> None:
         folder = checkpoints.write_hugging_face(tmp_path)
         (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
@@ -155,6 +166,7 @@ class TestGguf:
             try:
                 model = open_model(path)
                 _ = model.weights
+                _ = model.tokenizer
             except (ModelDamaged, ModelUnsupported):
                 continue
 
