@@ -13,9 +13,10 @@ from importlib import metadata
 NOT_LOCKED = {"foredraft", "pip", "setuptools", "wheel"}
 OLDEST = "3.10"
 
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 HEADER = f"""\
 # The versions foredraft is developed and tested with; `make` installs these. Made by `make lock`, not by hand.
-# Locked on Python {sys.version_info.major}.{sys.version_info.minor}; where a version needs a newer Python than {OLDEST}, pip chooses there."""
+# Locked on Python {PYTHON}; where a version needs a newer Python than {OLDEST}, pip chooses there."""
 
 
 def constraint(distribution: metadata.Distribution) -> str:
