@@ -62,11 +62,12 @@ class UnknownChannel(Malformed):
 
     code = "unknown_channel"
 
-    def __init__(self, channel: int, kind: str) -> None:
+    def __init__(self, channel: int, kind: str, epoch: int) -> None:
         super().__init__(f"{kind} on channel {channel}, which names no session on this connection")
         self.channel = channel
         self.kind = kind
         """Field name of the envelope's body: ``"draft"``, ``"close"``…"""
+        self.epoch = epoch
 
 
 class NoChannelError(LookupError):
@@ -108,9 +109,12 @@ class Codec:
             raise ValueError(f"a {type(message).__name__} of {len(data)} bytes exceeds {MAX_MESSAGE_BYTES}")
         return data
 
-    def encode_need_resume(self, channel: int) -> bytes:
-        """The bytes of :class:`NeedResume` about whatever the edge calls ``channel``; answers an UnknownChannel."""
-        data: bytes = plane.Envelope(channel=channel, need_resume=plane.NeedResume()).SerializeToString()
+    def encode_need_resume(self, unknown: UnknownChannel) -> bytes:
+        """The bytes of the :class:`NeedResume` that answers a message on a channel this side does not know."""
+        # With the epoch of the message it answers, so that an edge that has resumed since can tell.
+        envelope = plane.Envelope(channel=unknown.channel, epoch_less_one=unknown.epoch - 1)
+        envelope.need_resume.SetInParent()
+        data: bytes = envelope.SerializeToString()
         return data
 
     def decode(self, data: bytes) -> Message:
@@ -150,7 +154,7 @@ class Codec:
             return b""
         session = self._session_of.get(envelope.channel)
         if session is None:
-            raise UnknownChannel(envelope.channel, kind)
+            raise UnknownChannel(envelope.channel, kind, _epoch(envelope))
         self._session_of.move_to_end(envelope.channel)
         return session
 

@@ -263,7 +263,7 @@ def test_a_cloud_that_lost_its_table_asks_by_channel() -> None:
     with pytest.raises(UnknownChannel) as unknown:
         restarted.decode(edge.encode(Draft(b"o" * 16, 1, 1, 1, 0, ())))
     assert unknown.value.kind == "draft"
-    assert edge.decode(restarted.encode_need_resume(unknown.value.channel)) == NeedResume(b"o" * 16)
+    assert edge.decode(restarted.encode_need_resume(unknown.value)) == NeedResume(b"o" * 16)
     resume = Resume(b"o" * 16, 2, (1,), 1)
     assert restarted.decode(edge.encode(resume)) == resume
     assert edge.decode(restarted.encode(NeedResume(b"o" * 16))) == NeedResume(b"o" * 16)

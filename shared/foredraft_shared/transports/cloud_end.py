@@ -40,7 +40,7 @@ class CloudEnd:
         except UnknownChannel as error:
             self.counters.dropped += 1
             # Nobody needs to resume what is being closed.
-            return None, None if error.kind == "close" else codec.encode_need_resume(error.channel)
+            return None, None if error.kind == "close" else codec.encode_need_resume(error)
         except Malformed as error:
             return None, self.refuse(peer, str(error))
         if not isinstance(message, EdgeMessage):
