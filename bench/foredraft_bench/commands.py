@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from .drafters import drafters
+from .engine import engine
 
 __all__ = ["bench"]
 
@@ -17,3 +18,4 @@ def _group() -> None:
 
 
 bench.command()(drafters)
+bench.command()(engine)

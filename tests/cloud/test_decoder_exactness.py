@@ -12,22 +12,23 @@ from foredraft_cloud.decoder import DecoderTarget, load_target
 from foredraft_cloud.target import Run
 
 
-@pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+CASES = [
+    ("llama", "float32", 1),
+    ("llama", "float32", 2),
+    ("llama", "bfloat16", 1),
+    ("llama", "bfloat16", 2),
+    ("mistral-window", "bfloat16", 1),
+    ("qwen3", "float32", 1),
+    ("qwen3", "bfloat16", 2),
+]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]}-{case[1]}-{case[2]}")
+def target(request: pytest.FixtureRequest) -> Iterator[DecoderTarget]:
+    name, dtype, threads = request.param
     before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
+    yield load_target(tiny_model(name), dtype=dtype, exits=(1,), threads=threads, slots=12)
     torch.set_num_threads(before)
-
-
-@pytest.fixture(params=["float32", "bfloat16"])
-def dtype(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(params=["llama", "mistral-window", "qwen3"])
-def target(request: pytest.FixtureRequest, threads: int, dtype: str) -> DecoderTarget:
-    return load_target(tiny_model(request.param), dtype=dtype, exits=(1,), slots=12)
 
 
 def text(length: int, seed: int = 0) -> tuple[int, ...]:

@@ -1,0 +1,131 @@
+"""``foredraft bench engine``: what a pass of the target costs, beside transformers on the same weights.
+
+For each number of threads both are loaded, and then take turns, a pass each, so that whatever else the machine does
+falls on all alike. A pass continues a text whose keys are cached, scores every row, and is then taken back.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from foredraft_shared.models import Model, open_model
+
+__all__ = ["Timed", "engine", "measure_engine"]
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """One kind of pass."""
+
+    name: str
+    threads: int
+    rows: int
+    median_ms: float
+    least_ms: float
+
+
+def measure_engine(
+    model: Model, *, threads: int, dtype: str = "bfloat16", cached: int = 128, turns: int = 30, compare: bool = True
+) -> list[Timed]:
+    """Time passes of 1, 8 and 9 rows in our decoder, and of 1 and 8 in transformers.
+
+    Args:
+        cached: tokens before the pass.
+        turns: passes of each kind; the first three are not counted.
+        compare: include transformers.
+    """
+    import torch
+
+    from foredraft_cloud.decoder import load_target
+    from foredraft_cloud.target import Run
+
+    target = load_target(model, dtype=dtype, threads=threads, context=min(model.config.context, 1024), slots=8)
+    prompt = tuple(range(1, cached + 1))
+    slots = [target.open() for _ in range(8)]
+    for slot in slots:
+        target.verify([Run(slot, prompt, 0)], exits=False).step()
+
+    def ours(rows: int) -> Callable[[], object]:
+        def run() -> object:
+            view = target.verify([Run(slots[0], prompt[:rows], rows)], exits=False).step()
+            target.keep(slots[0], cached)
+            return view
+
+        return run
+
+    def sessions() -> object:
+        view = target.verify([Run(slot, prompt[:1], 1) for slot in slots], exits=False).step()
+        for slot in slots:
+            target.keep(slot, cached)
+        return view
+
+    kinds: list[tuple[str, int, Callable[[], object]]] = [("foredraft", rows, ours(rows)) for rows in (1, 8, 9)]
+    kinds.append(("foredraft, 8 sessions", 8, sessions))
+    if compare:
+        from .in_transformers import in_transformers
+
+        theirs = in_transformers(model, {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype])
+        with torch.inference_mode():
+            cache = theirs(torch.tensor([prompt]), use_cache=True).past_key_values
+
+        def eager(rows: int) -> Callable[[], object]:
+            tokens = torch.tensor([prompt[:rows]])
+
+            @torch.inference_mode()
+            def run() -> object:
+                result = theirs(tokens, past_key_values=cache, use_cache=True).logits
+                cache.crop(-rows)
+                return result
+
+            return run
+
+        kinds += [("transformers", rows, eager(rows)) for rows in (1, 8)]
+    seconds: list[list[float]] = [[] for _ in kinds]
+    for _ in range(turns + 3):
+        for (_, _, run), into in zip(kinds, seconds, strict=True):
+            began = time.perf_counter()
+            run()
+            into.append(time.perf_counter() - began)
+    return [
+        Timed(name, threads, rows, median(each[3:]) * 1e3, min(each[3:]) * 1e3)
+        for (name, rows, _), each in zip(kinds, seconds, strict=True)
+    ]
+
+
+def engine(
+    model: Annotated[str, typer.Option(help="The model: a name, a folder or a GGUF file.")] = "smollm2-135m",
+    dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
+    threads: Annotated[list[int] | None, typer.Option(min=1, help="May be repeated; by default 1 and 2.")] = None,
+    cached: Annotated[int, typer.Option(min=16, help="Tokens before the pass.")] = 128,
+    turns: Annotated[int, typer.Option(min=1, help="Passes of each kind.")] = 30,
+    compare: Annotated[bool, typer.Option(help="Include transformers.")] = True,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there too.")
+    ] = None,
+) -> None:
+    """Time the target's passes beside transformers."""
+    opened = open_model(model)
+    results: list[Timed] = []
+    for count in threads or [1, 2]:
+        timed = measure_engine(opened, threads=count, dtype=dtype, cached=cached, turns=turns, compare=compare)
+        results += timed
+        table = Table(
+            "pass", "rows", "median ms", "least ms", "of ours, 1 row", title=f"{model} {dtype}, {count} threads"
+        )
+        for each in timed:
+            share = each.median_ms / timed[0].median_ms
+            table.add_row(each.name, str(each.rows), f"{each.median_ms:.1f}", f"{each.least_ms:.1f}", f"{share:.2f}")
+        Console().print(table)
+    if json_file is not None:
+        figures = {"model": model, "dtype": dtype, "cached": cached, "passes": [asdict(each) for each in results]}
+        json_file.write_text(json.dumps(figures, indent=2) + "\n")
