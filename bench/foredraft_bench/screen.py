@@ -22,7 +22,7 @@ from .runs import Mode
 __all__ = ["PlainScreen", "Screen", "TerminalScreen", "screen_for"]
 
 _REDRAW_S = 0.1
-"""Between two drawings: a drawing takes about a millisecond, which the device could have drafted in."""
+"""Between two drawings: a drawing takes about two milliseconds, in which the device does not draft."""
 _SIDE = 11
 """Columns beside the text."""
 
