@@ -54,6 +54,10 @@ class EngineOptions:
     hint_confidence: float = 0.5
     """A hint is sent when the exit is at least this sure of the whole outcome."""
 
+    def __post_init__(self) -> None:
+        if self.max_rows < self.prefill_rows + self.max_draft:
+            raise ValueError("max_rows is below prefill_rows + max_draft: a long draft would never get its rows")
+
 
 @dataclass(slots=True)
 class EngineStatistics:
@@ -162,6 +166,11 @@ class Engine:
                 "encode the prompt with the target's tokenizer."
             )
         prompt_length = len(tokens) if isinstance(message, Open) else message.prompt_length
+        if len(tokens) > prompt_length + message.max_tokens:
+            raise UsageError(
+                f"the resumed text has {len(tokens)} tokens, more than its prompt of {prompt_length} and max_tokens "
+                f"{message.max_tokens}; resume a session with the limits it was opened with."
+            )
         if prompt_length + message.max_tokens > self._target.context:
             raise PromptTooLong(
                 f"the prompt has {prompt_length} tokens and {message.max_tokens} more were asked for, but the model's "
@@ -171,11 +180,13 @@ class Engine:
     def _round(self, peer: Hashable, message: Draft | Decode) -> None:
         session = self._sessions.get(message.session)
         if session is None or message.epoch > session.ledger.epoch:  # in the latter case a Resume was lost
-            self._send(peer, NeedResume(message.session))
+            self._send(peer, NeedResume(message.session, message.epoch))
             return
         if isinstance(message, Draft):
             if len(message.tokens) > self._options.max_draft:
-                raise UsageError(f"a draft of {len(message.tokens)} tokens; the server takes {self._options.max_draft}.")
+                raise UsageError(
+                    f"a draft of {len(message.tokens)} tokens; the server takes {self._options.max_draft}."
+                )
             if any(token >= self._target.vocabulary for token in message.tokens):
                 raise UsageError(f"a drafted token is outside the target's vocabulary of {self._target.vocabulary}.")
         session.peer = peer
@@ -202,26 +213,21 @@ class Engine:
         return True
 
     def _schedule(self) -> list[_Scheduled]:
-        """Rounds first, those who waited longest ahead; what is left of the rows goes to unread prompts."""
+        """Rounds and pieces of unread prompts, those who waited longest first, as far as the rows reach."""
+        waiting: list[tuple[Session, bool]] = []
+        for session in sorted(self._sessions.values(), key=lambda session: session.served):
+            verifies = session.round is not None and session.unread <= self._options.prefill_rows
+            if verifies or session.unread > 1:
+                waiting.append((session, verifies))
         batch: list[_Scheduled] = []
         rows = self._options.max_rows
-        waiting = sorted(self._sessions.values(), key=lambda session: session.served)
-        reading = []
-        for session in waiting:
-            if session.round is None or session.unread > self._options.prefill_rows:
-                if session.unread > 1:
-                    reading.append(session)
-                continue
-            run = session.round_run()
-            if len(run.tokens) <= rows:
+        prompt_rows = self._options.prefill_rows if any(verifies for _, verifies in waiting) else rows
+        for session, verifies in waiting:  # the first of them always gets rows, so nobody starves
+            run = session.round_run() if verifies else session.prompt_run(min(rows, prompt_rows))
+            if 0 < len(run.tokens) <= rows:
                 rows -= len(run.tokens)
-                batch.append(_Scheduled(session, run, verifies=True))
-        rows = min(rows, self._options.prefill_rows) if batch else rows
-        for session in reading:
-            if rows > 0:
-                run = session.prompt_run(rows)
-                rows -= len(run.tokens)
-                batch.append(_Scheduled(session, run, verifies=False))
+                prompt_rows -= 0 if verifies else len(run.tokens)
+                batch.append(_Scheduled(session, run, verifies))
         return batch
 
     def _run(self, batch: list[_Scheduled]) -> int:

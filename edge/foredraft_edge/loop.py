@@ -283,7 +283,7 @@ class RoundLoop:
             return self._verdict(message, now_ns, size)
         elif isinstance(message, Hint):
             self._hint(message, size)
-        elif isinstance(message, NeedResume | Resync):
+        elif isinstance(message, NeedResume | Resync) and message.epoch == self._ledger.epoch:
             self._resume()
         return None
 

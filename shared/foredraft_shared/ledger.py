@@ -171,7 +171,9 @@ class Ledger:
                 raise Diverged(f"verdict accepts {verdict.accepted} of {len(round_.tokens)} draft tokens")
             done = True
             tokens = (*round_.tokens[: verdict.accepted], verdict.token)
-        if done or verdict.finish:
+        if verdict.finish:
+            self.abandon()  # nothing follows
+        elif done:
             self._forget(verdict.round)
         self.extend(tokens)
         return tokens

@@ -190,7 +190,7 @@ def _close(message: Close) -> None:
 
 
 def _need_resume(message: NeedResume) -> None:
-    _session(message.session)
+    _session(message.session, message.epoch)
 
 
 def _ping(message: Ping | Pong) -> None:

@@ -262,6 +262,8 @@ class NeedResume:
     """The server does not hold this session (any more): send :class:`Resume`."""
 
     session: SessionId
+    epoch: int = 1
+    """Of the message it answers: one about an older epoch asks for a resume that is already under way."""
 
 
 @dataclass(frozen=True, slots=True)

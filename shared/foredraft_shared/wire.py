@@ -407,7 +407,7 @@ _DECODERS: dict[str, Callable[[Any, SessionId, Any], Message]] = {
     "hint": _decode_hint,
     "verdict": _decode_verdict,
     "resync": _decode_resync,
-    "need_resume": lambda body, session, envelope: NeedResume(session),
+    "need_resume": lambda body, session, envelope: NeedResume(session, _epoch(envelope)),
     "go_away": lambda body, session, envelope: GoAway(body.retry_after_ms, tuple(body.endpoints)),
     "pong": lambda body, session, envelope: Pong(body.nonce),
     "failure": lambda body, session, envelope: Failure(body.code, body.message, body.retryable, session),
