@@ -62,11 +62,10 @@ class Drafter(Protocol):
 def follow(drafter: Drafter, tokens: Sequence[TokenId]) -> None:
     """Make ``drafter`` hold exactly ``tokens``, keeping the common beginning of its cache."""
     held = drafter.tokens
-    common = 0
-    for mine, wanted in zip(held, tokens, strict=False):
-        if mine != wanted:
-            break
-        common += 1
+    common = min(len(held), len(tokens))
+    # Nearly always one is the beginning of the other, and comparing whole lists is a hundred times faster.
+    if list(held[:common]) != list(tokens[:common]):
+        common = next(index for index in range(common) if held[index] != tokens[index])
     if common < len(held):
         drafter.rewind(common)
     if common < len(tokens):

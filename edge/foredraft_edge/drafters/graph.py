@@ -143,7 +143,7 @@ def build_graph(
         raise ModelUnsupported(f"The model has {config.layers} layers; ask for 1 to {config.layers}, not {depth}.")
     if precision != "float32" and precision not in BITS:
         raise ModelUnsupported(f"Precision {precision!r} is not known; use float32, int8 or int4.")
-    if config.head_dim % 8:
+    if config.head_dim % 16:
         raise ModelUnsupported(f"Heads of {config.head_dim} numbers do not fit onnxruntime; use the torch drafter.")
 
     def weight(name: str) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 import checkpoints
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -139,3 +140,26 @@ def test_a_full_context_ends_the_draft(kind: str, make: Callable[[str], Drafter]
             drafter.extend([5, token])
     with pytest.raises(UsageError, match="416"):
         drafter.begin([5, 416])
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torch"])
+def test_a_cache_that_grows_keeps_what_it_holds(kind: str, tmp_path: Path) -> None:
+    model = open_model(checkpoints.write_hugging_face(tmp_path / "model", context=4096))
+
+    def maker() -> OnnxDrafter | TorchDrafter:
+        if kind == "torch":
+            return TorchDrafter(model.config, model.weights)
+        path = export_onnx(model.config, model.weights, tmp_path / "model.onnx", ExportOptions(precision="float32"))
+        return OnnxDrafter(path)
+
+    text = [position * 7 % 397 for position in range(1200)]
+    grown = maker()
+    grown.begin(text[:500])
+    grown.logits()
+    for start in range(500, 1200, 100):
+        grown.extend(text[start : start + 100])
+        grown.logits()
+    grown.rewind(1100)
+    fresh = maker()
+    fresh.begin(text[:1100])
+    np.testing.assert_allclose(grown.logits(), fresh.logits(), atol=1e-4)

@@ -166,8 +166,8 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
         export_onnx(model.config, model.weights, tmp_path / "m.onnx", ExportOptions(layers=3))
     with pytest.raises(ModelDamaged, match="norm"):
         export_onnx(model.config, {"embedding.weight": model.weights["embedding.weight"]}, tmp_path / "m.onnx")
-    odd = dataclasses.replace(model.config, head_dim=12)
-    with pytest.raises(ModelUnsupported, match="12"):
+    odd = dataclasses.replace(model.config, head_dim=24)
+    with pytest.raises(ModelUnsupported, match="24"):
         export_onnx(odd, model.weights, tmp_path / "m.onnx")
     for tokens in ([5, 3], [1, 2, 3], [1, 1000]):
         part: Any = {"head.weight": np.zeros((2, 64), np.float32), "head.tokens": np.array(tokens)}
