@@ -34,7 +34,7 @@ from foredraft_shared.messages import (
 )
 
 from .sessions import Session
-from .target import Logits, Run, Target
+from .target import Logits, Run, Slot, Target
 
 __all__ = ["Engine", "EngineOptions", "EngineStatistics"]
 
@@ -46,6 +46,9 @@ class EngineOptions:
     """Limits and trade-offs of the engine."""
 
     max_sessions: int = 64
+    idle_s: float = 30.0
+    """A session silent for so long makes room when a new one needs it: a device that vanished never says goodbye, and one
+    that is still there resumes."""
     max_rows: int = 128
     """Rows in one pass, all sessions together."""
     prefill_rows: int = 64
@@ -141,15 +144,14 @@ class Engine:
             held.peer = peer  # a repeat of what is already done
             return
         self._check(message)
-        if held is None and len(self._sessions) >= self._options.max_sessions:
-            raise Overloaded(
-                f"the server holds its {self._options.max_sessions} sessions; try again in a while, or use another server."
-            )
         if held is None:
-            self._sessions[message.session] = Session(message, peer, self._target.open())
+            session = Session(message, peer, self._slot())
+            session.heard_us = self._clock_ns() // 1000
+            self._sessions[message.session] = session
             return
         # Resumed while we still hold it: keep the part of the cache that agrees with the device's text.
         session = Session(message, peer, held.slot)
+        session.heard_us = self._clock_ns() // 1000
         common = 0
         for ours, theirs in zip(held.ledger.tokens, session.ledger.tokens, strict=False):
             if ours != theirs:
@@ -157,6 +159,23 @@ class Engine:
             common += 1
         self._target.keep(held.slot, min(common, held.slot.length, session.ledger.length - 1))
         self._sessions[message.session] = session
+
+    def _slot(self) -> Slot:
+        """A slot for a new session, if need be that of the one silent longest."""
+        try:
+            if len(self._sessions) >= self._options.max_sessions:
+                raise Overloaded(
+                    f"the server holds its {self._options.max_sessions} sessions; try again in a while, "
+                    "or use another server."
+                )
+            return self._target.open()
+        except Overloaded:
+            idle = [session for session in self._sessions.values() if session.round is None]
+            silent = min(idle, key=lambda session: session.heard_us, default=None)
+            if silent is None or self._clock_ns() / 1e3 - silent.heard_us < self._options.idle_s * 1e6:
+                raise
+            self._close(silent.ledger.session)
+            return self._target.open()
 
     def _check(self, message: Open | Resume) -> None:
         tokens = message.prompt if isinstance(message, Open) else message.tokens
@@ -190,7 +209,8 @@ class Engine:
             if any(token >= self._target.vocabulary for token in message.tokens):
                 raise UsageError(f"a drafted token is outside the target's vocabulary of {self._target.vocabulary}.")
         session.peer = peer
-        for answer in session.receive(message, self._clock_ns() // 1000):
+        session.heard_us = self._clock_ns() // 1000
+        for answer in session.receive(message, session.heard_us):
             self._send(peer, answer)
 
     def _close(self, identifier: SessionId) -> None:

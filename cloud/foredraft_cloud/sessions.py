@@ -79,6 +79,8 @@ class Session:
         self.round: Round | None = None
         self._ahead: dict[int, Round] = {}
         self._dropped_round = 0
+        self.heard_us = 0
+        """When its device last said something about it."""
         self.served = 0
         """When the engine last gave this session rows, as a count of passes: who waited longest goes first."""
 

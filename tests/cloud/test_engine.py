@@ -484,6 +484,28 @@ def test_more_sessions_than_allowed_are_refused_and_the_rest_go_on():
     assert cloud.engine.sessions == 1
 
 
+@pytest.mark.parametrize("limit", ["sessions", "slots"])
+def test_a_session_long_silent_makes_room_and_can_be_resumed(limit):
+    truth = continuation(PROMPT, GREEDY, 5)
+    cloud = Cloud(
+        EngineOptions(max_sessions=2 if limit == "sessions" else 9, idle_s=30.0),
+        ToyTarget(vocabulary=VOCABULARY, slots=2 if limit == "slots" else 9),
+    )
+    three = bytes([3]) * 16
+    cloud.hear(Open(ONE, PROMPT), Open(TWO, PROMPT))
+    cloud.now_ns += 29 * 10**9
+    assert len(cloud.verdicts(draft(PROMPT, session=TWO))) == 1
+    cloud.hear(Open(three, PROMPT))
+    assert [type(message) for message in cloud.run()] == [Failure]
+    cloud.now_ns += 2 * 10**9
+    cloud.hear(Open(three, PROMPT))
+    assert len(cloud.verdicts(draft(PROMPT, session=three), draft([*PROMPT, truth[0]], number=2, session=TWO))) == 2
+    cloud.hear(Close(three), draft(PROMPT, number=2))
+    assert cloud.run() == [NeedResume(ONE)]
+    cloud.hear(Resume(ONE, 2, PROMPT, 5))
+    assert [verdict.token for verdict in cloud.verdicts(decode(PROMPT, 5, number=3, epoch=2))] == truth
+
+
 def test_a_full_target_refuses_in_the_same_way():
     cloud = Cloud(target=ToyTarget(vocabulary=VOCABULARY, slots=1))
     cloud.hear(Open(ONE, PROMPT), Open(TWO, PROMPT))
