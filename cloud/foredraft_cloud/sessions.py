@@ -94,6 +94,10 @@ class Session:
             return  # it is being worked on: its verdict is on the way
         relation = self.ledger.relation(request)
         if relation is Relation.AHEAD:
+            if request.round in self._ahead and self.round is None:
+                # Repeated, and nothing under way leads there: a late Open, say, has brought back an older text.
+                yield Resync(request.session, self.ledger.epoch, self.ledger.length, self.ledger.digest)
+                return
             if request.round not in self._ahead and len(self._ahead) >= MAX_AHEAD:
                 del self._ahead[min(self._ahead)]
             self._ahead[request.round] = Round(request, now_us)

@@ -246,6 +246,24 @@ def test_resync_only_for_who_insists():
     assert cloud.run() == [Resync(ONE, 1, 5, digest(PROMPT))]
 
 
+def test_who_insists_on_a_text_that_nothing_leads_to_is_put_right():
+    """After a restart a late copy of Open may bring the session back without what was written since."""
+    truth = continuation(PROMPT, GREEDY, 4)
+    cloud = opened()
+    request = draft([*PROMPT, *truth], number=7)
+    cloud.hear(request)
+    assert cloud.run() == []
+    cloud.hear(request)
+    assert cloud.run() == [Resync(ONE, 1, 5, digest(PROMPT))]
+
+
+def test_a_chained_round_repeated_while_its_base_is_being_verified_waits():
+    truth = continuation(PROMPT, GREEDY, 9)
+    chained = draft([*PROMPT, *truth[:4]], truth[4:6], number=2)
+    cloud = opened()
+    assert [verdict.round for verdict in cloud.verdicts(draft(PROMPT, truth[:3]), chained, chained)] == [1, 2]
+
+
 @settings(deadline=None)
 @given(st.permutations(range(6)), st.lists(st.integers(0, 5), max_size=6))
 def test_any_order_and_any_repeats_of_right_rounds_give_the_text(order, repeats):
