@@ -14,7 +14,7 @@ from foredraft_shared.command import main
 def test_a_tiny_model_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("platformdirs.user_cache_path", lambda *names: tmp_path / "cache")
+    monkeypatch.setenv("FOREDRAFT_CACHE", str(tmp_path / "cache"))
     folder = checkpoints.write_hugging_face(tmp_path / "model", layers=2)
     out = tmp_path / "figures.json"
     options = ["--model", str(folder), "--first", "1", "--head", "32", "--tokens", "3", "--json", str(out)]

@@ -13,19 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 from numpy.typing import NDArray
 
 from foredraft_shared.errors import BackendMissing, ModelDamaged, UsageError
 from foredraft_shared.models import Model, ModelConfig
+from foredraft_shared.models.cache import cache_directory
 
-from .onnx import METADATA
+from .onnx import GRAPH_VERSION, METADATA
 
 __all__ = ["PRECISIONS", "ExportOptions", "export_onnx", "exported"]
 
 PRECISIONS = ("float32", "int8", "int4")
-_VERSION = 1
-"""Counts up with every change to what the exporter writes: files of another version are made anew."""
 _EXTERNAL_BYTES = 1_500_000_000
 """Protocol buffers end at 2 GB: beyond this the weights go into a file beside the graph."""
 
@@ -81,7 +79,7 @@ def export_onnx(
     context = min(options.context, config.context)
     model = build_graph(config, weights, layers=options.layers, precision=options.precision, context=context)
     facts: dict[str, Any] = {
-        "version": _VERSION,
+        "version": GRAPH_VERSION,
         "fingerprint": fingerprint,
         "family": config.family,
         "layers": options.layers or config.layers,
@@ -119,11 +117,11 @@ def exported(model: Model, options: ExportOptions | None = None, *, folder: Path
     """The ONNX file of ``model``; made at the first call, found in the cache after.
 
     Args:
-        folder: of the cache; ``drafts`` in the user's cache directory by default.
+        folder: of the cache; ``drafts`` in the models' cache by default.
     """
     options = options or ExportOptions()
-    folder = folder or platformdirs.user_cache_path("foredraft") / "drafts"
-    key = hashlib.sha256(f"{_VERSION} {asdict(options)} {_digest(model.path)}".encode()).hexdigest()[:16]
+    folder = folder or cache_directory() / "drafts"
+    key = hashlib.sha256(f"{GRAPH_VERSION} {asdict(options)} {_digest(model.path)}".encode()).hexdigest()[:16]
     depth = f"first-{options.layers}-" if options.layers else ""
     path = folder / f"{model.path.stem}-{depth}{options.precision}-{key}.onnx"
     if not path.exists():

@@ -103,7 +103,7 @@ def _split(spec: str | Path) -> tuple[str, str]:
     text = str(spec)
     if not text:
         raise UsageError("the draft is empty; name a model, or ngram.")
-    if isinstance(spec, Path) or Path(text).exists():
+    if isinstance(spec, Path):
         return "onnx", text
     kind, _, argument = text.partition(":")
     known = kind in _BUILT_IN or any(entry.name == kind for entry in entry_points(group=GROUP))

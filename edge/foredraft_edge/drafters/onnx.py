@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foredraft_shared.errors import BackendMissing, ModelDamaged
+from foredraft_shared.errors import BackendMissing, ModelDamaged, ModelUnsupported
 from foredraft_shared.messages import Position
 
 from .text import CachedText
 
-__all__ = ["METADATA", "OnnxDrafter"]
+__all__ = ["GRAPH_VERSION", "METADATA", "OnnxDrafter"]
 
 METADATA = "foredraft"
 """Key of the JSON in the ONNX file that says what the graph is; written by :mod:`foredraft_edge.drafters.export`."""
+GRAPH_VERSION = 1
+"""Counts up with every change to what the exporter writes; a file of another version is made anew, or refused."""
 _FIRST_CAPACITY = 512
 """Tokens the cache has room for at first; it doubles when a text outgrows it."""
 
@@ -37,6 +39,7 @@ class OnnxDrafter(CachedText):
     Raises:
         BackendMissing: onnxruntime is not installed.
         ModelDamaged: the file is none of ours, or broken.
+        ModelUnsupported: it was exported by another version of foredraft.
     """
 
     def __init__(self, path: str | Path, *, threads: int = 1, chunk: int = 128) -> None:
@@ -133,4 +136,6 @@ def _facts(session: Any, path: Path) -> dict[str, Any]:
         facts: dict[str, Any] = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
     except (KeyError, ValueError):
         raise ModelDamaged(f"{path} was not exported by foredraft; give the model it was made from instead.") from None
+    if facts.get("version") != GRAPH_VERSION:
+        raise ModelUnsupported(f"{path} was exported by another version of foredraft; export it again.")
     return facts

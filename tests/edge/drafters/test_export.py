@@ -177,3 +177,11 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
     (tmp_path / "no.onnx").write_bytes(b"nothing of the kind")
     with pytest.raises(ModelDamaged, match="cannot be loaded"):
         OnnxDrafter(tmp_path / "no.onnx")
+
+
+def test_a_file_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = open_model(checkpoints.write_hugging_face(tmp_path / "model"))
+    path = export_onnx(model.config, model.weights, tmp_path / "model.onnx")
+    monkeypatch.setattr("foredraft_edge.drafters.onnx.GRAPH_VERSION", 99)
+    with pytest.raises(ModelUnsupported, match="another version"):
+        OnnxDrafter(path)

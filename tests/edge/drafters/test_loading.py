@@ -28,7 +28,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("platformdirs.user_cache_path", lambda *names: tmp_path / "cache")
+    monkeypatch.setenv("FOREDRAFT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
