@@ -114,7 +114,8 @@ class TerminalScreen(PlainScreen):
     def _drawing(self, expected: str, *, whole: bool = False) -> RenderableType:
         """The pace beside the text; of a text higher than the terminal only the end, until it is ``whole``."""
         assert self._mode is not None
-        width = max(20, self._console.width - _SIDE - 1)
+        # Not quite to the edge: there the terminal's own echo of Ctrl-C would begin a line that we do not know of.
+        width = max(20, self._console.width - _SIDE - 4)
         text = Text.assemble(self._text, (expected, STYLES["provisional"]))
         lines = text.wrap(self._console, width)
         room = max(3, self._console.height - 3)
