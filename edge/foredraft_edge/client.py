@@ -16,6 +16,7 @@ import secrets
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -109,6 +110,7 @@ class Client:
         threads: int = 1,
     ) -> None:
         self._lock = threading.Lock()
+        self._writing_thread: int | None = None
         self.link: Link | None = None
         self.welcome: Welcome | None = None
         self._tokenizer: Tokenizer | None = None
@@ -232,6 +234,25 @@ class Client:
             stream.measured,
         )
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Hold the client for one text.
+
+        Raises:
+            UsageError: this very thread is in the middle of another text: waiting for it would be for ever.
+        """
+        if self._writing_thread == threading.get_ident():
+            raise UsageError(
+                "this client is in the middle of another text in the same thread; finish or close that stream first, "
+                "or use a client for each."
+            )
+        with self._lock:
+            self._writing_thread = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._writing_thread = None
+
     def close(self) -> None:
         """Leave the server and free the drafter; may be called twice."""
         if self.link is not None:
@@ -333,8 +354,8 @@ class TokenStream(Iterator[TokenEvent]):
 
     def _from_loop(self, loop: RoundLoop) -> Any:
         position = len(self.prompt)
-        with self._client._lock:
-            for commit in loop.run():
+        with self._client._writing(), closing(loop.run()) as commits:
+            for commit in commits:
                 for index, token in enumerate(commit.tokens):
                     finish = commit.finish if index == len(commit.tokens) - 1 else ""
                     yield self._event(token, position, "target", index < commit.drafted, finish)
@@ -343,7 +364,7 @@ class TokenStream(Iterator[TokenEvent]):
     def _from_drafter(self, params: SamplingParams, max_tokens: int, stop_tokens: tuple[TokenId, ...]) -> Any:
         drafter = self._client.drafter
         assert drafter is not None
-        with self._client._lock:
+        with self._client._writing():
             drafter.begin(self.prompt)
             for index, proposal in enumerate(drafter.draft(max_tokens, params)):
                 finish = "stop" if proposal.token in stop_tokens else "length" if index + 1 == max_tokens else ""

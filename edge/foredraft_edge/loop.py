@@ -9,7 +9,7 @@ builds on); when a verdict contradicts it, drafting begins again there. A hint m
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -128,7 +128,7 @@ class RoundLoop:
 
     # --- the loop
 
-    def run(self) -> Iterator[Commit]:
+    def run(self) -> Generator[Commit, None, None]:
         """Write the text; yields what becomes final as soon as it does.
 
         Raises:
