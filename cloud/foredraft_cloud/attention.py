@@ -47,11 +47,11 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class _Reach:
-    """What one piece attends to."""
+    """What one piece writes and sees, by layer."""
 
-    piece: Piece
-    blocks: int
-    keys: int
+    own: tuple[Tensor, ...]  # [2, KV, count, D] where its keys and values go
+    keys: tuple[Tensor, ...]  # [blocks, KV, keys, D]
+    values: tuple[Tensor, ...]
     mask: Tensor  # [blocks, 1, block * G, keys] 0 or -inf
 
 
@@ -61,6 +61,10 @@ class Plan:
 
     shape: AttentionShape
     reaches: tuple[_Reach, ...]
+    counts: tuple[int, ...]
+    """Rows of each piece, and at last the rows that belong to none."""
+    blocks: tuple[int, ...]
+    """Blocks of each piece."""
     gather: Tensor | None
     """[blocks * block] row of each query row, where the rows do not already lie in whole blocks."""
     scatter: Tensor | None
@@ -78,62 +82,64 @@ def plan(
     """
     block = shape.block
     alone = len(pieces) == 1 and rows % block == 0
-    reaches, gather, scatter = [], [], []
+    used = sum(piece.count for piece in pieces)
+    reaches: list[_Reach] = []
+    all_blocks: list[int] = []
+    gather: list[Tensor] = []
+    scatter: list[Tensor] = []
     for piece in pieces:
         blocks = rows // block if alone else -(-piece.count // block)
         # Rows that only fill a block look where the last real one does: a row that sees nothing would be 0/0.
         offsets = torch.arange(blocks * block).clamp_(max=piece.count - 1)
-        keys = -(-(piece.position + piece.count) // shape.round_keys) * shape.round_keys
-        distance = (offsets + piece.position).unsqueeze(1) - torch.arange(keys)  # [rows, keys]
-        hidden = distance < 0
-        if window is not None:
-            hidden |= distance >= window
-        mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, -torch.inf)
-        mask = mask.view(blocks, 1, block, 1, keys).expand(-1, -1, -1, group, -1).reshape(blocks, 1, -1, keys)
-        reaches.append(_Reach(piece, blocks, keys, mask))
-        scatter.append(torch.arange(piece.count) + sum(map(len, gather)))
+        end = piece.position + piece.count
+        seen = -(-end // shape.round_keys) * shape.round_keys
+        keys, values = piece.slot.rows[:, :, None, :, :seen].expand(-1, -1, blocks, -1, -1, -1).unbind(1)
+        own = piece.slot.rows[:, :, :, piece.position : end]
+        mask = _mask(offsets + piece.position, seen, window, dtype)
+        mask = mask.view(blocks, 1, block, 1, seen).expand(-1, -1, -1, group, -1).reshape(blocks, 1, -1, seen)
+        reaches.append(_Reach(own.unbind(0), keys.unbind(0), values.unbind(0), mask))
+        scatter.append(torch.arange(piece.count) + sum(all_blocks) * block)
         gather.append(offsets + piece.first)
-    if alone:
-        return Plan(shape, tuple(reaches), None, None)
-    used = sum(piece.count for piece in pieces)
+        all_blocks.append(blocks)
     filler = torch.zeros(rows - used, dtype=torch.int64)
-    return Plan(shape, tuple(reaches), torch.cat(gather), torch.cat([*scatter, filler]))
+    return Plan(
+        shape,
+        tuple(reaches),
+        (*(piece.count for piece in pieces), rows - used),
+        tuple(all_blocks),
+        None if alone else torch.cat(gather),
+        None if alone else torch.cat([*scatter, filler]),
+    )
 
 
-def attend(plan: Plan, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+def _mask(positions: Tensor, keys: int, window: int | None, dtype: torch.dtype) -> Tensor:
+    """[rows, keys]: 0 where a row at its position looks, -inf elsewhere."""
+    distance = positions.unsqueeze(1) - torch.arange(keys)
+    hidden = distance < 0
+    if window is not None:
+        hidden |= distance >= window
+    return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, -torch.inf)
+
+
+def attend(plan: Plan, layer: int, queries: Tensor, keys_values: Tensor) -> Tensor:
     """Write the rows' keys and values into their slots and attend.
 
     Args:
-        queries: [R, G*KV, D]; ``keys``, ``values``: [R, KV, D].
+        queries: [R, G*KV, D]; ``keys_values``: [R, 2, KV, D].
 
     Returns:
         [R, G*KV*D].
     """
-    rows, heads, dim = queries.shape
-    kv_heads = keys.shape[1]
+    _, heads, dim = queries.shape
+    kv_heads = keys_values.shape[2]
     if plan.gather is not None:
         queries = queries.index_select(0, plan.gather)
     queries = queries.reshape(-1, plan.shape.block * heads // kv_heads, kv_heads, dim).transpose(1, 2)
-    results, done = [], 0
-    for reach in plan.reaches:
-        piece = reach.piece
-        old_keys, old_values = piece.slot.keys[layer], piece.slot.values[layer]  # [KV, capacity, D]
-        old_keys[:, piece.position : piece.position + piece.count] = keys[
-            piece.first : piece.first + piece.count
-        ].transpose(0, 1)
-        old_values[:, piece.position : piece.position + piece.count] = values[
-            piece.first : piece.first + piece.count
-        ].transpose(0, 1)
-        results.append(
-            _flash(
-                queries[done : done + reach.blocks],  # [blocks, KV, block*G, D]
-                old_keys[:, : reach.keys].expand(reach.blocks, -1, -1, -1),
-                old_values[:, : reach.keys].expand(reach.blocks, -1, -1, -1),
-                attn_mask=reach.mask,
-            )[0]
-            .transpose(1, 2)
-            .reshape(-1, heads * dim)  # [blocks * block, G*KV*D]
-        )
-        done += reach.blocks
-    attended = results[0] if len(results) == 1 else torch.cat(results)
+    new = keys_values.permute(1, 2, 0, 3).split(plan.counts, 2)  # each [2, KV, count, D]
+    results = []
+    for reach, asking, row in zip(plan.reaches, queries.split(plan.blocks), new, strict=False):
+        reach.own[layer].copy_(row)
+        attended = _flash(asking, reach.keys[layer], reach.values[layer], attn_mask=reach.mask)[0]
+        results.append(attended.transpose(1, 2))  # [blocks, block*G, KV, D], contiguous
+    attended = (results[0] if len(results) == 1 else torch.cat(results)).reshape(-1, heads * dim)
     return attended if plan.scatter is None else attended.index_select(0, plan.scatter)

@@ -25,15 +25,14 @@ class CacheSlot:
     """One session's keys and values.
 
     Attributes:
-        keys, values: [layers, kv_heads, capacity, head_dim]
+        rows: [layers, 2 (keys, values), kv_heads, capacity, head_dim]
         length: tokens held.
     """
 
-    __slots__ = ("keys", "length", "open", "values")
+    __slots__ = ("length", "open", "rows")
 
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        self.keys = keys
-        self.values = values
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = rows
         self.length: Position = 0
         self.open = True
 
@@ -46,7 +45,7 @@ class Cache:
     """
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype, capacity: int, slots: int) -> None:
-        self._shape = (config.layers, config.kv_heads, capacity, config.head_dim)
+        self._shape = (config.layers, 2, config.kv_heads, capacity, config.head_dim)
         self._dtype = dtype
         self._slots = slots
         self._taken = 0
@@ -62,9 +61,9 @@ class Cache:
             raise Overloaded(f"all {self._slots} session slots are taken; try again later or serve with more slots.")
         self._taken += 1
         if not self._released:
-            return CacheSlot(_zero_pages(self._shape, self._dtype), _zero_pages(self._shape, self._dtype))
+            return CacheSlot(_zero_pages(self._shape, self._dtype))
         slot = self._released.pop()
-        return CacheSlot(slot.keys, slot.values)  # a new name: whoever kept the old one finds it closed
+        return CacheSlot(slot.rows)  # a new name: whoever kept the old one finds it closed
 
     def release(self, slot: CacheSlot) -> None:
         """Take the slot's room back."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Protocol
 
 import torch
@@ -88,7 +88,7 @@ class DecoderPass:
         for run in self._batch:
             slot = run.slot
             assert isinstance(slot, CacheSlot)
-            scored = []
+            scored: list[tuple[int, int]] = []
             fed = 0
             while fed < len(run.tokens):
                 if len(blocks[-1].tokens) == most:
@@ -142,9 +142,7 @@ class DecoderPass:
             logits = target.heads[layer](hidden.index_select(0, torch.tensor(padded)))
             seen.extend((logits, row) for row in range(len(some)))
         ends = [0, *accumulate(map(len, asked))]
-        return tuple(
-            RunLogits(seen[start:end]) if end > start else None for start, end in zip(ends, ends[1:], strict=False)
-        )
+        return tuple(RunLogits(seen[start:end]) if end > start else None for start, end in pairwise(ends))
 
 
 class DecoderTarget:

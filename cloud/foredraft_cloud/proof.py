@@ -19,6 +19,7 @@ from foredraft_shared.errors import ModelUnsupported
 
 from .attention import KEY_STEP, AttentionShape, Piece, attend, plan
 from .cache import CacheSlot
+from .linear import pack
 from .transformer import Transformer
 
 __all__ = ["CANDIDATE_ROWS", "Shapes", "prove", "prove_attention", "prove_rows"]
@@ -106,7 +107,16 @@ def _row_functions(transformer: Transformer) -> tuple[RowFunction, ...]:
         attended = rows.repeat(1, repeat)[:, : transformer.query_width].to(transformer.dtype)
         return transformer.finish(layer, rows.clone(), attended)
 
-    return project, finish, transformer.score
+    config = transformer.config
+    products = (
+        (config.hidden, transformer.query_width + 2 * transformer.key_width),
+        (transformer.query_width, config.hidden),
+        (config.hidden, 2 * config.feed_forward),
+        (config.feed_forward, config.hidden),
+    )
+    # The head is large enough to show any difference in its ordinary results.
+    probes = [_cancelling_product(inputs, outputs, transformer.dtype) for inputs, outputs in products]
+    return (*probes, project, finish, transformer.score)
 
 
 def _attention_holds(transformer: Transformer, shape: AttentionShape) -> bool:
@@ -118,24 +128,52 @@ def _attention_holds(transformer: Transformer, shape: AttentionShape) -> bool:
         return torch.randn(size, generator=generator).to(transformer.dtype)
 
     capacity = 4 * KEY_STEP
-    keys = noise(capacity, config.kv_heads, config.head_dim)
-    values = noise(capacity, config.kv_heads, config.head_dim)
     queries = noise(capacity, config.heads, config.head_dim)
-    room = (1, config.kv_heads, capacity, config.head_dim)
-    slot = CacheSlot(keys.transpose(0, 1).reshape(room).clone(), values.transpose(0, 1).reshape(room).clone())
+    text = noise(capacity, 2, config.kv_heads, config.head_dim)
 
-    def run(position: int, count: int) -> Tensor:
-        rows = -(-count // shape.block) * shape.block
-        taken = slice(position, position + rows)
-        layout = plan([Piece(slot, 0, count, position)], rows, transformer.group, shape, None, transformer.dtype)
-        return attend(layout, 0, queries[taken], keys[taken], values[taken])[:count]
+    def run(slot: CacheSlot, rows: Tensor, position: int, count: int) -> Tensor:
+        padded = -(-count // shape.block) * shape.block
+        taken = slice(position, position + padded)
+        layout = plan([Piece(slot, 0, count, position)], padded, transformer.group, shape, None, transformer.dtype)
+        return attend(layout, 0, queries[taken], rows[taken])[:count]
 
     for edge in range(128, 3 * KEY_STEP, 128):
         position = edge - 20  # the run reaches beyond the edge, the first rows alone do not
-        together = run(position, most)
-        for row in range(7):
-            if not torch.equal(run(position + row, 1)[0], together[row]):
+        for rows in (text, _cancelling(text, position)):
+            slot = CacheSlot(rows.permute(1, 2, 0, 3).unsqueeze(0).contiguous())
+            together = run(slot, rows, position, most)
+            for row in range(7):
+                if not torch.equal(run(slot, rows, position + row, 1)[0], together[row]):
+                    return False
+            if not torch.equal(run(slot, rows, position + 3, 9), together[3:12]):
                 return False
-        if not torch.equal(run(position + 3, 9), together[3:12]):
-            return False
     return True
+
+
+def _cancelling(text: Tensor, length: int) -> Tensor:
+    """A text in which each of the first ``length`` keys has a twin with the opposite value, and the rest no value.
+
+    What attention makes of it is zero but for the rounding of its sums, so every change of their order shows. In an
+    ordinary bfloat16 result it shows in one number of ten thousand.
+    """
+    half = length // 2
+    result = text.clone()
+    result[half : 2 * half] = text[:half]
+    result[half : 2 * half, 1].neg_()
+    result[2 * half :, 1] = 0
+    return result
+
+
+def _cancelling_product(inputs: int, outputs: int, dtype: torch.dtype) -> RowFunction:
+    """The same for a linear layer: a weight of this shape whose halves cancel on a row whose halves are equal."""
+    half = inputs // 2
+    some = torch.randn(min(outputs, 256), half, generator=torch.Generator().manual_seed(1))
+    weight = torch.zeros(some.shape[0], inputs)
+    weight[:, :half], weight[:, half : 2 * half] = some, -some
+    product = pack(weight.to(dtype).repeat(-(-outputs // some.shape[0]), 1)[:outputs], None, dtype)
+
+    def function(rows: Tensor) -> Tensor:
+        row_half = rows.repeat(1, -(-half // rows.shape[1]))[:, :half]
+        return product(torch.cat([row_half, row_half, rows.new_zeros(len(rows), inputs - 2 * half)], 1).to(dtype))
+
+    return function

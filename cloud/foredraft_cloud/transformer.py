@@ -79,26 +79,27 @@ class Transformer:
         """[R] -> [R, E] float32."""
         return F.embedding(tokens, self.embedding).float()
 
-    def project(self, layer: Layer, hidden: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of the rows; keys float32, the others in the model's dtype.
+    def project(self, layer: Layer, hidden: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries, and keys and values, of the rows.
 
         Args:
             hidden: [R, E] float32.
             turns: [R, 1, D/2] complex64.
 
         Returns:
-            [R, G*KV, D], [R, KV, D], [R, KV, D].
+            [R, G*KV, D], [R, 2, KV, D].
         """
         rows = hidden.shape[0]
         heads, dim = self.config.heads, self.config.head_dim
         qkv = layer.qkv(self._normed(hidden, layer.attention_norm))
-        values = qkv[:, self.query_width + self.key_width :].unflatten(1, (-1, dim))
+        keys_values = qkv[:, self.query_width :].view(rows, 2, -1, dim)
         turned = qkv[:, : self.query_width + self.key_width].float().view(rows, -1, dim)  # [R, G*KV + KV, D]
         if layer.query_key_norm is not None:
             turned = F.rms_norm(turned, (dim,), None, self.config.norm_eps) * layer.query_key_norm
         pairs = torch.view_as_complex(turned.unflatten(2, (-1, 2)))
         turned = torch.view_as_real(pairs * turns).flatten(2)
-        return turned[:, :heads].to(self.dtype), turned[:, heads:], values
+        keys_values[:, 0].copy_(turned[:, heads:])
+        return turned[:, :heads].to(self.dtype), keys_values
 
     def finish(self, layer: Layer, hidden: Tensor, attended: Tensor) -> Tensor:
         """The rest of the layer: [R, E], [R, G*KV*D] -> [R, E]; changes ``hidden`` in place."""
@@ -169,9 +170,11 @@ class Transformer:
     def _regroup(self, weight: Tensor) -> Tensor:
         """Query heads from the order (KV, G) into (G, KV): [KV*G*D, ...] -> [G*KV*D, ...]."""
         heads = weight.unflatten(0, (self.config.kv_heads, self.group, self.config.head_dim))
-        return heads.transpose(0, 1).flatten(0, 2)
+        regrouped: Tensor = heads.transpose(0, 1).flatten(0, 2)
+        return regrouped
 
 
 def _interleave(weight: Tensor, dim: int) -> Tensor:
     """Dimension i of a head beside dimension i + D/2: [heads*D, ...] -> [heads*D, ...]."""
-    return weight.unflatten(0, (-1, 2, dim // 2)).transpose(1, 2).flatten(0, 2)
+    interleaved: Tensor = weight.unflatten(0, (-1, 2, dim // 2)).transpose(1, 2).flatten(0, 2)
+    return interleaved

@@ -11,7 +11,6 @@ from decoder_models import MODELS, scores, tiny_model
 from foredraft_cloud.decoder import DecoderTarget, load_target
 from foredraft_cloud.target import Run
 
-
 CASES = [
     ("llama", "float32", 1),
     ("llama", "float32", 2),
