@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from typing import Any
 
 from foredraft_shared.errors import ForedraftError, Overloaded, PromptTooLong, ServerRefused, UsageError
 from foredraft_shared.messages import (
@@ -38,7 +39,7 @@ from .target import Logits, Run, Slot, Target
 
 __all__ = ["Engine", "EngineOptions", "EngineStatistics"]
 
-Send = Callable[[Hashable, CloudMessage], object]
+Send = Callable[[Any, CloudMessage], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +119,18 @@ class Engine:
 
     # --- what devices say
 
-    def receive(self, peer: Hashable, message: EdgeMessage) -> None:
-        """Take in one message of ``peer``; answers that need no model are sent at once."""
+    def receive(self, peer: Hashable, message: EdgeMessage, arrived_ns: int | None = None) -> None:
+        """Take in one message of ``peer``; answers that need no model are sent at once.
+
+        Args:
+            arrived_ns: when it came, by the engine's clock: it may have waited for a pass to end. By default now.
+        """
+        arrived_us = (self._clock_ns() if arrived_ns is None else arrived_ns) // 1000
         try:
             if isinstance(message, Open | Resume):
-                self._open(peer, message)
+                self._open(peer, message, arrived_us)
             elif isinstance(message, Draft | Decode):
-                self._round(peer, message)
+                self._round(peer, message, arrived_us)
             elif isinstance(message, Close):
                 self._close(message.session)
             else:
@@ -138,7 +144,7 @@ class Engine:
         for identifier in [key for key, session in self._sessions.items() if session.peer == peer]:
             self._close(identifier)
 
-    def _open(self, peer: Hashable, message: Open | Resume) -> None:
+    def _open(self, peer: Hashable, message: Open | Resume, arrived_us: int) -> None:
         held = self._sessions.get(message.session)
         if held is not None and message.epoch <= held.ledger.epoch:
             held.peer = peer  # a repeat of what is already done
@@ -146,12 +152,12 @@ class Engine:
         self._check(message)
         if held is None:
             session = Session(message, peer, self._slot())
-            session.heard_us = self._clock_ns() // 1000
+            session.heard_us = arrived_us
             self._sessions[message.session] = session
             return
         # Resumed while we still hold it: keep the part of the cache that agrees with the device's text.
         session = Session(message, peer, held.slot)
-        session.heard_us = self._clock_ns() // 1000
+        session.heard_us = arrived_us
         common = 0
         for ours, theirs in zip(held.ledger.tokens, session.ledger.tokens, strict=False):
             if ours != theirs:
@@ -196,7 +202,7 @@ class Engine:
                 f"context is {self._target.context}; shorten the prompt or lower max_tokens."
             )
 
-    def _round(self, peer: Hashable, message: Draft | Decode) -> None:
+    def _round(self, peer: Hashable, message: Draft | Decode, arrived_us: int) -> None:
         session = self._sessions.get(message.session)
         if session is None or message.epoch > session.ledger.epoch:  # in the latter case a Resume was lost
             self._send(peer, NeedResume(message.session, message.epoch))
@@ -209,8 +215,8 @@ class Engine:
             if any(token >= self._target.vocabulary for token in message.tokens):
                 raise UsageError(f"a drafted token is outside the target's vocabulary of {self._target.vocabulary}.")
         session.peer = peer
-        session.heard_us = self._clock_ns() // 1000
-        for answer in session.receive(message, session.heard_us):
+        session.heard_us = arrived_us
+        for answer in session.receive(message, arrived_us):
             self._send(peer, answer)
 
     def _close(self, identifier: SessionId) -> None:

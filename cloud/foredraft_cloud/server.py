@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 from collections import deque
-from collections.abc import Hashable
 from queue import Empty, SimpleQueue
 
 import structlog
@@ -27,7 +27,7 @@ from foredraft_shared.messages import (
     Pong,
     Welcome,
 )
-from foredraft_shared.transports.base import Listener
+from foredraft_shared.transports.base import Listener, Peer
 
 from .engine import Engine, EngineOptions
 from .target import Target
@@ -61,11 +61,11 @@ class Server:
         self._options = options or EngineOptions()
         self._listener = listener
         self._engine = Engine(target, self._answer, self._options)
-        self._inbox: SimpleQueue[tuple[Hashable, EdgeMessage] | None] = SimpleQueue()
-        self._outbox: deque[tuple[Hashable, CloudMessage]] = deque()
+        self._inbox: SimpleQueue[tuple[Peer, EdgeMessage, int] | None] = SimpleQueue()
+        self._outbox: deque[tuple[Peer, CloudMessage]] = deque()
         self._stopping = threading.Event()
         self._failed: BaseException | None = None
-        self._peers: set[Hashable] = set()
+        self._peers: set[Peer] = set()
         self.welcome = Welcome(
             protocol=PROTOCOL_VERSION,
             server_epoch=secrets.randbits(32) | 1,
@@ -115,15 +115,15 @@ class Server:
 
     # --- socket thread
 
-    def _take(self, peer: Hashable, message: EdgeMessage) -> None:
+    def _take(self, peer: Peer, message: EdgeMessage) -> None:
         if isinstance(message, Ping):
             self._listener.send(peer, Pong(message.nonce))
         elif isinstance(message, Hello):
             self._listener.send(peer, self._greet(peer, message))
         else:
-            self._inbox.put((peer, message))
+            self._inbox.put((peer, message, time.perf_counter_ns()))
 
-    def _greet(self, peer: Hashable, hello: Hello) -> CloudMessage:
+    def _greet(self, peer: Peer, hello: Hello) -> CloudMessage:
         if hello.protocol != PROTOCOL_VERSION:
             return Failure(
                 ProtocolMismatch.code,
@@ -148,7 +148,7 @@ class Server:
 
     # --- model thread
 
-    def _answer(self, peer: Hashable, message: CloudMessage) -> None:
+    def _answer(self, peer: Peer, message: CloudMessage) -> None:
         self._outbox.append((peer, message))
         self._listener.wake()
 

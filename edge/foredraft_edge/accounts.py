@@ -114,7 +114,6 @@ class Accounts:
         *,
         probabilities: tuple[float, ...] = (),
         guess_probability: float | None = None,
-        began_ns: int | None = None,
         reads_prompt: bool = False,
     ) -> Flight:
         """A round is about to be sent."""
@@ -129,9 +128,12 @@ class Accounts:
             reason=plan.reason,
             sent_at_us=self._at_us(now_ns),
         )
-        if began_ns is not None:
-            record.draft_began_at_us, record.draft_ended_at_us = self._at_us(began_ns), record.sent_at_us
         return Flight(request, record, probabilities, guess_probability, now_ns, reads_prompt)
+
+    def drafting(self, flight: Flight, began_ns: int, ended_ns: int, spent_ns: int) -> None:
+        """The round's draft was made between these instants, in so much time of the drafter's own."""
+        flight.record.draft_began_at_us, flight.record.draft_ended_at_us = self._at_us(began_ns), self._at_us(ended_ns)
+        flight.record.drafting_us = spent_ns // 1000
 
     def next_streamed(self, flight: Flight, base: int, plan: Plan) -> Flight:
         """The stream goes on: its next token is a round of its own in the books."""

@@ -14,13 +14,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from typing_extensions import Self
 
@@ -35,6 +35,8 @@ from .drafters.base import Drafter
 from .link import Link
 from .loop import LoopOptions, LoopStatistics, RoundLoop
 from .planner import AdaptivePlanner, FixedPlanner, Measurements, Planner
+
+_Result = TypeVar("_Result")
 
 __all__ = ["AsyncClient", "Client", "Generation", "Origin", "Prompt", "RequestMode", "TokenEvent"]
 
@@ -163,12 +165,11 @@ class Client:
         """
         if isinstance(prompt, str):
             prompt = [{"role": "user", "content": prompt}]
-        prompt = list(prompt)
-        if not prompt:
-            raise UsageError("the prompt is empty; give at least one token or message.")
-        if isinstance(prompt[0], Mapping):
-            return self.tokenizer.encode(self.tokenizer.chat(prompt))  # type: ignore[arg-type]
-        return tuple(int(token) for token in prompt)  # type: ignore[arg-type]
+        messages = [entry for entry in prompt if isinstance(entry, Mapping)]
+        tokens = tuple(int(entry) for entry in prompt if not isinstance(entry, Mapping))
+        if bool(messages) == bool(tokens):
+            raise UsageError("the prompt is empty or mixes messages with token ids; give one or the other.")
+        return self.tokenizer.encode(self.tokenizer.chat(messages)) if messages else tokens
 
     def stream(
         self,
@@ -219,7 +220,9 @@ class Client:
             stop_tokens = self.tokenizer.stop_tokens if self._tokenizer else ()
         if planner is None:
             planner = self._planner(mode, draft_length)
-        return TokenStream(self, tokens, params, max_tokens, tuple(stop_tokens), mode, planner, options, observe, epoch_ns)
+        return TokenStream(
+            self, tokens, params, max_tokens, tuple(stop_tokens), mode, planner, options, observe, epoch_ns
+        )
 
     def generate(self, prompt: Prompt, **options: Any) -> Generation:
         """Write a whole answer; takes what :meth:`stream` takes."""
@@ -352,7 +355,7 @@ class TokenStream(Iterator[TokenEvent]):
             return ""
         return self._client.tokenizer.decode(self._loop.provisional)
 
-    def _from_loop(self, loop: RoundLoop) -> Any:
+    def _from_loop(self, loop: RoundLoop) -> Generator[TokenEvent, None, None]:
         position = len(self.prompt)
         with self._client._writing(), closing(loop.run()) as commits:
             for commit in commits:
@@ -361,7 +364,9 @@ class TokenStream(Iterator[TokenEvent]):
                     yield self._event(token, position, "target", index < commit.drafted, finish)
                     position += 1
 
-    def _from_drafter(self, params: SamplingParams, max_tokens: int, stop_tokens: tuple[TokenId, ...]) -> Any:
+    def _from_drafter(
+        self, params: SamplingParams, max_tokens: int, stop_tokens: tuple[TokenId, ...]
+    ) -> Generator[TokenEvent, None, None]:
         drafter = self._client.drafter
         assert drafter is not None
         with self._client._writing():
@@ -422,5 +427,5 @@ class AsyncClient:
             raise UsageError("use AsyncClient in an `async with` statement.")
         return self._client
 
-    async def _run(self, call: Callable[[], Any]) -> Any:
+    async def _run(self, call: Callable[[], _Result]) -> _Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)

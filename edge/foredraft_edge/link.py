@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TypeAlias
 
 from foredraft_shared import errors
 from foredraft_shared.messages import (
     PROTOCOL_VERSION,
-    CloudMessage,
     EdgeMessage,
     Failure,
     GoAway,
     Hello,
+    Hint,
+    NeedResume,
     Ping,
     Pong,
+    Resync,
+    Verdict,
     Welcome,
 )
 from foredraft_shared.transports.base import Transport
 
-__all__ = ["Link", "error_from"]
+__all__ = ["Link", "SessionMessage", "error_from"]
+
+SessionMessage: TypeAlias = Verdict | Hint | Resync | NeedResume | Failure
+"""What a server says of a session; a failure without one concerns the whole connection."""
 
 
 def _every(kind: type[errors.ForedraftError]) -> dict[str, type[errors.ForedraftError]]:
@@ -114,7 +121,7 @@ class Link:
         """Raises LinkLost if it cannot be handed to the network."""
         self.transport.send(message)
 
-    def receive(self, timeout_s: float) -> CloudMessage | None:
+    def receive(self, timeout_s: float) -> SessionMessage | None:
         """The next message that concerns a session, or ``None`` after ``timeout_s``; 0 only looks."""
         message = self.transport.receive(timeout_s)
         if isinstance(message, GoAway):

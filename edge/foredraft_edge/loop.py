@@ -230,17 +230,19 @@ class RoundLoop:
 
     def _send_draft(self, path: Path) -> None:
         assuming = path.tokens[self._ledger.length : path.start]
-        probabilities, guess, began_ns = tuple(path.probabilities), path.guess_probability, path.began_ns
+        probabilities, guess = tuple(path.probabilities), path.guess_probability
+        began_ns, ended_ns, drafting_ns = path.began_ns, path.ended_ns, path.drafting_ns
         draft = self._ledger.propose(path.take(), assuming=assuming)
         flight = self._accounts.begin(
             draft,
             self.plan,
             probabilities=probabilities,
             guess_probability=guess if assuming else None,
-            began_ns=began_ns,
             reads_prompt=draft.base == self._cold_at,
         )
         flight.record.chained = bool(assuming)
+        if began_ns is not None:
+            self._accounts.drafting(flight, began_ns, ended_ns, drafting_ns)
         self.statistics.chained += bool(assuming)
         self._dispatch(flight)
 
@@ -352,9 +354,7 @@ class RoundLoop:
             self._path.begin(self._ledger.tokens)
         ledger = self._ledger
         prompt, stop_tokens = tuple(ledger.tokens), tuple(sorted(self._stop_tokens))
-        self._send(
-            Open(ledger.session, prompt, self._params, self._max_tokens, stop_tokens, ledger.epoch, self._hints)
-        )
+        self._send(Open(ledger.session, prompt, self._params, self._max_tokens, stop_tokens, ledger.epoch, self._hints))
 
     @property
     def _hints(self) -> bool:

@@ -47,8 +47,10 @@ class Path:
         """The drafter has nothing to add."""
         self.began_ns: int | None = None
         """When the next draft's first token was begun."""
+        self.ended_ns = 0
+        """When the drafter was last left."""
         self.drafting_ns = 0
-        """Time spent in the drafter, all in all."""
+        """Time spent in the drafter since the last draft was taken, wrong guesses included."""
         self.discarded = 0
         """Tokens drafted on wrong guesses, all in all."""
 
@@ -88,7 +90,8 @@ class Path:
         if self._proposals is None:
             self._proposals = self._drafter.draft(limit - len(self._drafter.tokens), self._params)
         proposal = next(self._proposals, None)
-        elapsed_ns = self._clock_ns() - begun_ns
+        self.ended_ns = self._clock_ns()
+        elapsed_ns = self.ended_ns - begun_ns
         self.drafting_ns += elapsed_ns
         if self.began_ns is None:
             self.began_ns = begun_ns
@@ -109,6 +112,7 @@ class Path:
         self.probabilities = []
         self.guess_probability = None
         self.began_ns = None
+        self.drafting_ns = 0
         self.exhausted = bool(tokens) and tokens[-1] in self._stop_tokens
         return tokens
 

@@ -294,4 +294,3 @@ class Failure:
 EdgeMessage: TypeAlias = Hello | Open | Draft | Decode | Resume | Close | Ping
 CloudMessage: TypeAlias = Welcome | Hint | Verdict | Resync | NeedResume | GoAway | Pong | Failure
 Message: TypeAlias = EdgeMessage | CloudMessage
-
