@@ -2,14 +2,15 @@
 
 Rows of a run are cut into blocks of ``block`` query rows; the G query heads that share a key head are folded into the
 rows, so that a block is one [block * G, D] matrix for each key head. The length of the keys is rounded up, and what a
-row must not see is masked. Which block and which rounding give every row the same bits wherever it stands is proven
-when the model is loaded (:mod:`foredraft_cloud.proof`). The kernel walks the keys in steps of 512, of which a wholly
-masked one changes nothing; whether a shorter last step may have any multiple of 128 differs between shapes.
+row must not see is masked. A sum over 256 keys may differ in its last bits from the same sum over 384 of which 128 are
+masked; so a run is cut where the rounded length grows, and a row always sees the length that follows from its own
+position, however many rows come with it. That its place in the block does not matter either is proven when the model is
+loaded (:mod:`foredraft_cloud.proof`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from .cache import CacheSlot
 
-__all__ = ["KEY_STEP", "AttentionShape", "Piece", "Plan", "attend", "plan"]
+__all__ = ["KEY_STEP", "AttentionShape", "Piece", "Plan", "attend", "cut", "plan"]
 
 KEY_STEP = 512
 """Keys the flash kernel of torch for CPUs takes at a time (``kvSplitSize`` in FlashAttentionKernel.cpp)."""
@@ -32,12 +33,12 @@ class AttentionShape:
     block: int
     """Query rows computed together."""
     round_keys: int
-    """Number of keys is a multiple of this."""
+    """Number of keys is a multiple of this; no piece reaches across one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Neighbouring tokens of one session within a block of rows: rows [first, first + count) at ``position``..."""
+    """Neighbouring tokens of one session: rows [first, first + count) of a pass's block, from ``position`` on."""
 
     slot: CacheSlot
     first: int
@@ -69,6 +70,14 @@ class Plan:
     """[blocks * block] row of each query row, where the rows do not already lie in whole blocks."""
     scatter: Tensor | None
     """[R] the query row of each row."""
+
+
+def cut(slot: CacheSlot, first: int, count: int, position: int, shape: AttentionShape) -> Iterator[Piece]:
+    """The pieces of ``count`` rows from row ``first`` on, which stand at ``position`` and after."""
+    while count:
+        some = min(count, shape.round_keys - position % shape.round_keys)
+        yield Piece(slot, first, some, position)
+        first, count, position = first + some, count - some, position + some
 
 
 def plan(

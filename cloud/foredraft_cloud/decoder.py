@@ -19,7 +19,7 @@ from foredraft_shared.errors import UsageError
 from foredraft_shared.messages import Position
 from foredraft_shared.models.config import ModelConfig
 
-from .attention import KEY_STEP, Piece, Plan, attend, plan
+from .attention import KEY_STEP, Piece, Plan, attend, cut, plan
 from .cache import Cache, CacheSlot
 from .exit_heads import ExitHead, RunLogits, UntrainedHead
 from .proof import Shapes, prove
@@ -98,7 +98,7 @@ class DecoderPass:
                 count = min(most - first, len(run.tokens) - fed)
                 block.tokens.extend(run.tokens[fed : fed + count])
                 block.positions.extend(range(slot.length + fed, slot.length + fed + count))
-                block.pieces.append(Piece(slot, first, count, slot.length + fed))
+                block.pieces.extend(cut(slot, first, count, slot.length + fed, target.attention))
                 unscored = max(0, len(run.tokens) - run.scored - fed)
                 scored.extend((len(blocks) - 1, first + row) for row in range(unscored, count))
                 fed += count

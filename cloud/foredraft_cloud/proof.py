@@ -17,7 +17,7 @@ from torch import Tensor
 
 from foredraft_shared.errors import ModelUnsupported
 
-from .attention import KEY_STEP, AttentionShape, Piece, attend, plan
+from .attention import KEY_STEP, AttentionShape, attend, cut, plan
 from .cache import CacheSlot
 from .linear import pack
 from .transformer import Transformer
@@ -76,11 +76,14 @@ def prove_rows(functions: Sequence[RowFunction], width: int, candidates: Sequenc
     """
     most = candidates[-1]
     rows = torch.randn(most, width, generator=torch.Generator().manual_seed(0))
+    others = rows.clone()
+    others[::2] = rows[::2].flip(1) * 3.0  # every second row has another neighbour on either side
     proven = set(candidates)
     for function in functions:
         expected = function(rows)
-        if not torch.equal(function(rows.roll(5, 0)), expected.roll(5, 0)):
-            # Not even a row's place is free of influence in the largest shape: look for a smaller one.
+        moved, accompanied = function(rows.roll(5, 0)), function(others)
+        if not (torch.equal(moved, expected.roll(5, 0)) and torch.equal(accompanied[1::2], expected[1::2])):
+            # Not even place and company are free of influence in the largest shape: look for a smaller one.
             return prove_rows(functions, width, candidates[:-1]) if len(candidates) > 1 else ()
         for count in sorted(proven - {most}):
             starts = {0, (most - count) // 2 + 1, most - count}
@@ -134,7 +137,8 @@ def _attention_holds(transformer: Transformer, shape: AttentionShape) -> bool:
     def run(slot: CacheSlot, rows: Tensor, position: int, count: int) -> Tensor:
         padded = -(-count // shape.block) * shape.block
         taken = slice(position, position + padded)
-        layout = plan([Piece(slot, 0, count, position)], padded, transformer.group, shape, None, transformer.dtype)
+        pieces = list(cut(slot, 0, count, position, shape))
+        layout = plan(pieces, padded, transformer.group, shape, None, transformer.dtype)
         return attend(layout, 0, queries[taken], rows[taken])[:count]
 
     for edge in range(128, 3 * KEY_STEP, 128):
