@@ -16,7 +16,7 @@ import secrets
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +24,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 from typing_extensions import Self
 
-from foredraft_shared.errors import PromptTooLong, UsageError
+from foredraft_shared.errors import PromptTooLong, UsageError, VocabularyMismatch
 from foredraft_shared.ledger import Ledger
 from foredraft_shared.messages import FinishReason, Position, SamplingParams, TokenId, Welcome
 from foredraft_shared.models import Detokenizer, Tokenizer, open_model
@@ -87,8 +87,8 @@ class Client:
 
     Args:
         address: of the server, such as ``tcp://192.0.2.7:5555``; ``None`` for mode ``edge`` only.
-        draft: a drafter, or what :func:`~foredraft_edge.drafters.load_drafter` takes (``"smollm2-135m"``, ``"ngram"``…),
-            or ``None`` to leave everything to the cloud.
+        draft: a drafter, or what :func:`~foredraft_edge.drafters.load_drafter` takes (``"auto"``, ``"ngram"``,
+            ``"draft:smollm2-135m"``…), or ``None`` to leave everything to the cloud.
         tokenizer: model whose tokenizer to use; by default that of ``draft``, else the server's model by its name.
         transport: in place of ``address``, for tests.
         connect_timeout_s: how long the server may take to answer the greeting.
@@ -102,7 +102,7 @@ class Client:
     def __init__(
         self,
         address: str | None,
-        draft: str | Path | Drafter | None = "smollm2-135m",
+        draft: str | Path | Drafter | None = "auto",
         *,
         tokenizer: str | Path | Tokenizer | None = None,
         device: str = "",
@@ -121,22 +121,41 @@ class Client:
             self._tokenizer = tokenizer
         elif tokenizer is not None:
             self._tokenizer = open_model(tokenizer, offline=offline).tokenizer
-        if isinstance(draft, str | Path):
-            from .drafters import load_drafter  # what backends need is imported only when one is asked for
-
-            self.drafter, drafts_with = load_drafter(draft, self._tokenizer, offline=offline, threads=threads)
-            self._tokenizer = self._tokenizer or drafts_with
-        else:
+        if not isinstance(draft, str | Path):
             self.drafter = draft
         try:
             if transport is not None or address is not None:
                 self.link = self._connect(address, transport, device)
                 self.welcome = self.link.greet(connect_timeout_s)
-                if self._tokenizer is None:
-                    self._tokenizer = open_model(self.welcome.model, offline=offline).tokenizer
+            target = self.welcome.model if self.welcome else None
+            if isinstance(draft, str | Path):
+                self._load(draft, target, offline, threads)
+            if self._tokenizer is None and target is not None:
+                self._tokenizer = open_model(target, offline=offline).tokenizer
+            self._agree()
         except BaseException:
             self.close()
             raise
+
+    def _load(self, draft: str | Path, target: str | None, offline: bool, threads: int) -> None:
+        from .drafters import load_drafter  # what backends need is imported only when one is asked for
+
+        self.drafter, own = load_drafter(draft, self._tokenizer, target=target, offline=offline, threads=threads)
+        self._tokenizer = self._tokenizer or own
+
+    def _agree(self) -> None:
+        """Refuse to write a text whose token ids mean one thing here and another there."""
+        from .drafters.loading import check_vocabulary
+
+        if self.welcome is None:
+            return
+        if self.drafter is not None:
+            check_vocabulary(self.drafter, self.welcome.fingerprint)
+        if self._tokenizer is not None and self._tokenizer.fingerprint != self.welcome.fingerprint:
+            raise VocabularyMismatch(
+                f"the tokenizer here ({self._tokenizer.fingerprint[:8]}) is not that of {self.welcome.model} on the server "
+                f"({self.welcome.fingerprint[:8]}); name the target's own with tokenizer=…."
+            )
 
     def _connect(self, address: str | None, transport: Transport | None, device: str) -> Link:
         if transport is None:
@@ -389,12 +408,17 @@ class TokenStream(Iterator[TokenEvent]):
 
 
 class AsyncClient:
-    """The same for asyncio: every call runs on one thread of the client's own. Takes what :class:`Client` takes."""
+    """The same for asyncio: every call runs on one thread of the client's own. Takes what :class:`Client` takes.
+
+    A text waits until the one before it is complete or its iteration was left.
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._make = lambda: Client(*arguments, **options)
         self._client: Client | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="foredraft-edge")
+        self._turn = asyncio.Lock()
+        self._writer: asyncio.Task[Any] | None = None
 
     async def __aenter__(self) -> Self:
         self._client = await self._run(self._make)
@@ -410,17 +434,37 @@ class AsyncClient:
     async def stream(self, prompt: Prompt, **options: Any) -> AsyncIterator[TokenEvent]:
         """As :meth:`Client.stream`. Leaving the iteration early stops the writing."""
         client = self._connected()
-        stream = await self._run(lambda: client.stream(prompt, **options))
-        try:
-            while (event := await self._run(lambda: next(stream, None))) is not None:
-                yield event
-        finally:
-            await asyncio.shield(self._run(stream.close))
+        async with self._writing():
+            stream = await self._run(lambda: client.stream(prompt, **options))
+            try:
+                while (event := await self._run(lambda: next(stream, None))) is not None:
+                    yield event
+            finally:
+                await asyncio.shield(self._run(stream.close))
 
     async def generate(self, prompt: Prompt, **options: Any) -> Generation:
         """As :meth:`Client.generate`."""
         client = self._connected()
-        return await self._run(lambda: client.generate(prompt, **options))
+        async with self._writing():
+            return await self._run(lambda: client.generate(prompt, **options))
+
+    @asynccontextmanager
+    async def _writing(self) -> AsyncIterator[None]:
+        """Hold the client for one text."""
+        # A stream that this task has left is closed in a moment; one that it is still reading would never be.
+        patience_s = 5.0 if self._writer is asyncio.current_task() else None
+        try:
+            await asyncio.wait_for(self._turn.acquire(), patience_s)
+        except asyncio.TimeoutError:
+            raise UsageError(
+                "this client is in the middle of another text; finish it first, or use a client for each."
+            ) from None
+        self._writer = asyncio.current_task()
+        try:
+            yield
+        finally:
+            self._writer = None
+            self._turn.release()
 
     def _connected(self) -> Client:
         if self._client is None:

@@ -21,7 +21,7 @@ __all__ = ["chat", "generate"]
 
 Server = Annotated[str, typer.Option(help="Address of `foredraft serve`.")]
 DraftModel = Annotated[
-    str, typer.Option(help="Draft model: a name, folder, GGUF file, first:LAYERS, ngram; 'none' for the cloud alone.")
+    str, typer.Option(help="What drafts: auto, ngram, a model's name, folder or GGUF file, first:LAYERS…; or none.")
 ]
 Tokenizer = Annotated[str | None, typer.Option(help="Model whose tokenizer to use, if not the draft's.")]
 MaxTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
@@ -46,7 +46,7 @@ def generate(
     prompt: Annotated[str | None, typer.Argument(help="The question; '-' reads standard input.")] = None,
     prompt_file: Annotated[Path | None, typer.Option(help="Read the question from a file (UTF-8).")] = None,
     server: Server = _SERVER,
-    draft: DraftModel = "smollm2-135m",
+    draft: DraftModel = "auto",
     tokenizer: Tokenizer = None,
     max_tokens: MaxTokens = 256,
     temperature: Temperature = 0.0,
@@ -91,7 +91,7 @@ def generate(
 
 def chat(
     server: Server = _SERVER,
-    draft: DraftModel = "smollm2-135m",
+    draft: DraftModel = "auto",
     tokenizer: Tokenizer = None,
     system: Annotated[str | None, typer.Option(help="What the model is told first.")] = None,
     max_tokens: MaxTokens = 512,

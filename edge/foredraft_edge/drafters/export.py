@@ -7,8 +7,9 @@ import hashlib
 import json
 import os
 import tempfile
+from collections import ChainMap
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from numpy.typing import NDArray
 
 from foredraft_shared.errors import BackendMissing, ModelDamaged, UsageError
 from foredraft_shared.models import Model, ModelConfig
+from foredraft_shared.models.artifacts import Artifact
 from foredraft_shared.models.cache import cache_directory
 
 from .onnx import GRAPH_VERSION, METADATA
 
-__all__ = ["PRECISIONS", "ExportOptions", "export_onnx", "exported"]
+__all__ = ["PRECISIONS", "ExportOptions", "export_onnx", "exported", "exported_draft"]
 
 PRECISIONS = ("float32", "int8", "int4")
 _EXTERNAL_BYTES = 1_500_000_000
@@ -128,6 +130,31 @@ def exported(model: Model, options: ExportOptions | None = None, *, folder: Path
         export_onnx(model.config, model.weights, path, options, fingerprint=model.tokenizer.fingerprint)
     with contextlib.suppress(OSError):
         os.utime(path)  # so that a clean-up can tell what is in use
+    return path
+
+
+def exported_draft(model: Model, artifact: Artifact, *, folder: Path | None = None) -> Path:
+    """The ONNX file of a draft trained for ``model``; made once, as by :func:`exported`.
+
+    What the artifact does not bring is the target's own: the embedding always, and layers that were not trained.
+
+    Raises:
+        ModelDamaged: the artifact lacks a tensor, or a fact about its shape.
+    """
+    folder = folder or cache_directory() / "drafts"
+    key = hashlib.sha256(f"{GRAPH_VERSION} draft {_digest(model.path)} {_digest(artifact.path)}".encode()).hexdigest()[
+        :16
+    ]
+    path = folder / f"{model.path.stem}-{artifact.path.stem}-{key}.onnx"
+    if not path.exists():
+        layers = artifact.facts.get("layers")
+        if not isinstance(layers, int) or "head.tokens" not in artifact.tensors:
+            raise ModelDamaged(f"{artifact.path} does not say how many layers or which tokens it has; train it again.")
+        weights = ChainMap[str, NDArray[np.float32]](dict(artifact.tensors), model.weights)  # type: ignore[arg-type]
+        config = replace(model.config, layers=layers, tied=False)
+        export_onnx(config, weights, path, fingerprint=model.tokenizer.fingerprint)
+    with contextlib.suppress(OSError):
+        os.utime(path)
     return path
 
 

@@ -60,6 +60,7 @@ def load_drafter(
     """Make a drafter from a spec (see :mod:`foredraft_edge.drafters`).
 
     Args:
+        spec: ``auto`` for :func:`default_draft`.
         tokenizer: the target's; the draft's is checked against it.
         target: the target model, for ``first:6``.
         offline: download nothing.
@@ -74,6 +75,8 @@ def load_drafter(
         BackendMissing: the package of a backend is not installed.
         ModelNotFound, ModelDamaged, ModelUnsupported: the model cannot be used.
     """
+    if spec == "auto":
+        spec = default_draft(target, offline=offline)
     kind, argument = _split(spec)
     drafter, own = _factory(kind)(Wanted(argument, tokenizer, target, offline, threads))
     if tokenizer is not None:
@@ -83,6 +86,22 @@ def load_drafter(
             drafter.close()
             raise
     return drafter, own or tokenizer
+
+
+def default_draft(target: str | Path | None, *, offline: bool = False) -> str:
+    """The spec of what to draft with when nobody says: the draft that was trained for the target and comes with
+    foredraft, else n-grams, which fit any target and need no model.
+
+    Only a target that is known by name or lies on this device is looked at: a trained draft shares its embedding.
+    """
+    from foredraft_shared.models.artifacts import shipped
+    from foredraft_shared.models.catalogue import CATALOGUE
+
+    if target and (str(target) in CATALOGUE or Path(target).exists()):
+        model = open_model(target, offline=offline)
+        if shipped(model, "draft") is not None:
+            return f"draft:{target}"
+    return "ngram"
 
 
 def check_vocabulary(drafter: Drafter, fingerprint: str, name: str = "the draft") -> None:
@@ -137,6 +156,29 @@ def _onnx(wanted: Wanted, precision: str = "int8", layers: int | None = None) ->
     return OnnxDrafter(path, threads=wanted.threads), model.tokenizer
 
 
+def _trained(wanted: Wanted) -> Loaded:
+    """A shallow draft trained for a target: the one that comes with foredraft, or ``draft:FILE.safetensors``."""
+    from foredraft_shared.models.artifacts import load_artifact, shipped
+
+    from .export import exported_draft
+    from .onnx import OnnxDrafter
+
+    file = Path(wanted.argument) if wanted.argument.endswith(".safetensors") else None
+    reference = wanted.target if file else wanted.argument or wanted.target
+    if not reference:
+        raise UsageError("a trained draft needs its target's embedding; write the target after the colon: draft:MODEL.")
+    model = open_model(reference, offline=wanted.offline)
+    path = file or shipped(model, "draft")
+    if path is None:
+        raise UsageError(
+            f"foredraft ships no trained draft for {reference}; train one with `foredraft train draft`, "
+            f"or use its first layers: first:6:{reference}."
+        )
+    artifact = load_artifact(path, "draft")
+    artifact.check(model)
+    return OnnxDrafter(exported_draft(model, artifact), threads=wanted.threads), model.tokenizer
+
+
 def _first(wanted: Wanted) -> Loaded:
     count, _, model = wanted.argument.partition(":")
     if not (count.isdecimal() and int(count) > 0):
@@ -176,6 +218,7 @@ def _llama(wanted: Wanted) -> Loaded:
 
 
 _BUILT_IN: dict[str, DrafterFactory] = {
+    "draft": _trained,
     "first": _first,
     "llama": _llama,
     "ngram": _ngram,
