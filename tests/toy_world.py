@@ -70,7 +70,7 @@ class ToyDrafter(Text):
         clock: ManualClock | None = None,
         token_s: float = 0.0,
     ) -> None:
-        super().__init__("toy")
+        super().__init__("")
         self._skill = skill
         self._seed = seed
         self._silent = silent
