@@ -188,6 +188,10 @@ class Client:
         tokens = tuple(int(entry) for entry in prompt if not isinstance(entry, Mapping))
         if bool(messages) == bool(tokens):
             raise UsageError("the prompt is empty or mixes messages with token ids; give one or the other.")
+        if any(token < 0 for token in tokens):
+            raise UsageError(
+                f"the prompt holds {min(tokens)}, which is no token id; encode it with the target's tokenizer."
+            )
         return self.tokenizer.encode(self.tokenizer.chat(messages)) if messages else tokens
 
     def stream(
