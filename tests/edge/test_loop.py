@@ -6,6 +6,7 @@ Single-threaded and in virtual time (see ``toy_world``): a minute of silence tak
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass, field
 
 import pytest
@@ -26,7 +27,14 @@ PROMPT = (3, 1, 4, 1, 5)
 VIRTUAL_HOUR_S = 3600.0
 """No run of a few dozen tokens takes longer, however bad its link: it would hang."""
 
-LAW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+EXAMPLES = os.environ.get("LAW_EXAMPLES")
+"""``make law`` sets it: as many, and others every time. An ordinary run writes the same few."""
+LAW = settings(
+    max_examples=int(EXAMPLES or 60),
+    derandomize=not EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 
 tokens = st.integers(0, VOCABULARY - 1)
 prompts = st.lists(tokens, min_size=1, max_size=40).map(tuple)
@@ -38,12 +46,12 @@ params = st.one_of(
 )
 faults = st.builds(
     Faults,
-    drop=st.sampled_from([0.0, 0.0, 0.05, 0.3]),
+    drop=st.sampled_from([0.0, 0.0, 0.05, 0.2]),
     duplicate=st.sampled_from([0.0, 0.2, 0.5]),
     delay_s=st.sampled_from([(0.0, 0.0), (0.01, 0.01), (0.0, 0.2)]),
     reorder=st.sampled_from([0.0, 0.0, 0.3]),
     reorder_s=st.sampled_from([0.05, 1.5]),
-    kill=st.sampled_from([0.0, 0.0, 0.05]),
+    kill=st.sampled_from([0.0, 0.0, 0.01]),
     loud=st.booleans(),
 )
 options = st.builds(
