@@ -39,6 +39,8 @@ def _every(kind: type[errors.ForedraftError]) -> dict[str, type[errors.Foredraft
 def error_from(failure: Failure) -> errors.ForedraftError:
     """The exception for a server's failure: of the class that ``code`` names, :class:`ServerRefused` if unknown."""
     kind = _every(errors.ForedraftError).get(failure.code, errors.ServerRefused)
+    if issubclass(kind, errors.Overloaded):
+        return kind(failure.message, failure.retry_after_ms)
     return kind(failure.message)
 
 

@@ -17,12 +17,15 @@
     │   ├── AddressInUse
     │   ├── DeadlineMissed
     │   ├── ProtocolMismatch
-    │   └── InsecureBind           an address beyond loopback without authentication
+    │   ├── InsecureBind           an address beyond loopback without authentication
+    │   ├── NotEnrolled            the server does not know this device's key, or no longer
+    │   └── ServerKeyMismatch      who answers is not the server this device enrolled with
     ├── ProtocolViolation          bytes or messages that break the rules
     │   ├── Malformed              bytes that are not a message
     │   ├── StaleVerdict           a verdict for text that is already committed
     │   └── Diverged               the two sides do not hold the same text
     └── ServerRefused              the server answered with an error
+        ├── EnrolmentRefused       the enrolment token is unknown, used or expired
         ├── SessionUnknown
         └── Overloaded
 
@@ -36,6 +39,7 @@ __all__ = [
     "BackendMissing",
     "DeadlineMissed",
     "Diverged",
+    "EnrolmentRefused",
     "ForedraftError",
     "InsecureBind",
     "InvalidSampling",
@@ -46,10 +50,12 @@ __all__ = [
     "ModelError",
     "ModelNotFound",
     "ModelUnsupported",
+    "NotEnrolled",
     "Overloaded",
     "PromptTooLong",
     "ProtocolMismatch",
     "ProtocolViolation",
+    "ServerKeyMismatch",
     "ServerRefused",
     "SessionUnknown",
     "StaleVerdict",
@@ -161,6 +167,20 @@ class InsecureBind(LinkError):
     retryable = False
 
 
+class NotEnrolled(LinkError):
+    """The server lets in only devices whose keys it knows, and this one's is not, or no longer, among them."""
+
+    code = "not_enrolled"
+    retryable = False
+
+
+class ServerKeyMismatch(LinkError):
+    """Whoever answers does not prove to be the server this device enrolled with."""
+
+    code = "server_key_mismatch"
+    retryable = False
+
+
 class ProtocolViolation(ForedraftError):
     """A peer sent something that breaks the protocol's rules."""
 
@@ -191,6 +211,12 @@ class ServerRefused(ForedraftError):
     code = "refused"
 
 
+class EnrolmentRefused(ServerRefused):
+    """The enrolment token is unknown, used or expired."""
+
+    code = "enrolment_refused"
+
+
 class SessionUnknown(ServerRefused):
     """The server does not know this session (any more)."""
 
@@ -203,3 +229,8 @@ class Overloaded(ServerRefused):
 
     code = "overloaded"
     retryable = True
+
+    def __init__(self, message: str = "", retry_after_ms: int = 0) -> None:
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
+        """How long to wait before trying again; 0 if the server did not say."""

@@ -174,6 +174,7 @@ def _welcome(message: Welcome) -> None:
 def _failure(message: Failure) -> None:
     _text("code", message.code, 64)
     _text("message", message.message, MAX_FAILURE_CHARACTERS)
+    _within("retry_after_ms", message.retry_after_ms, 0, _U32)
     if message.session:
         _session(message.session)
 

@@ -289,6 +289,8 @@ class Failure:
     retryable: bool = False
     session: SessionId = b""
     """Empty when the failure concerns the connection rather than one session."""
+    retry_after_ms: int = 0
+    """How long to wait before trying again; 0: the server does not say."""
 
 
 EdgeMessage: TypeAlias = Hello | Open | Draft | Decode | Resume | Close | Ping

@@ -354,6 +354,7 @@ def _encode_failure(envelope: Any, message: Failure) -> None:
             message=message.message,
             retryable=message.retryable,
             concerns_session=bool(message.session),
+            retry_after_ms=message.retry_after_ms,
         )
     )
 
@@ -410,5 +411,7 @@ _DECODERS: dict[str, Callable[[Any, SessionId, Any], Message]] = {
     "need_resume": lambda body, session, envelope: NeedResume(session, _epoch(envelope)),
     "go_away": lambda body, session, envelope: GoAway(body.retry_after_ms, tuple(body.endpoints)),
     "pong": lambda body, session, envelope: Pong(body.nonce),
-    "failure": lambda body, session, envelope: Failure(body.code, body.message, body.retryable, session),
+    "failure": lambda body, session, envelope: Failure(
+        body.code, body.message, body.retryable, session, body.retry_after_ms
+    ),
 }
