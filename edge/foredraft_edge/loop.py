@@ -109,6 +109,8 @@ class RoundLoop:
         self._flights: dict[int, Flight] = {}
         self._cold_at: Position = ledger.length
         """A round that begins here waits until the server has read the text."""
+        self._heard = False
+        """Whether the last look at the link found a message."""
         self._heard_ns = clock_ns()
         self._repeat_at_ns = 0
         self._repeat_s = 0.0
@@ -144,6 +146,8 @@ class RoundLoop:
                     self._draft_token()
                 self._send_ready()
                 commit = self._listen(block=not self._wants_token())
+                while commit is None and self._heard:
+                    commit = self._listen(block=False)  # what is here already comes before the next drafted token
                 if commit is not None:
                     paused_ns = self._clock_ns()
                     yield commit
@@ -269,6 +273,7 @@ class RoundLoop:
         now_ns = self._clock_ns()
         if block:
             self._accounts.waited(now_ns - begun_ns)
+        self._heard = message is not None
         if message is None:
             if now_ns >= self._repeat_at_ns and self._ledger.in_flight:
                 self._repeat(now_ns)
