@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from foredraft_edge.client import Client
-from foredraft_edge.drafters import load_drafter
+from foredraft_edge.drafters.loading import default_draft, load_drafter
 from foredraft_shared.errors import PromptTooLong, UsageError
 from foredraft_shared.messages import SamplingParams, TokenId
 from foredraft_shared.models import open_model
@@ -79,8 +80,8 @@ def demo(
         "smollm2-135m"
     ),
     draft: Annotated[
-        str | None, typer.Option(help="The device's: the same, or first:LAYERS, ngram; by default the target's own.")
-    ] = None,
+        str, typer.Option(help="The device's: the same, or first:LAYERS, ngram; auto takes what suits the target.")
+    ] = "auto",
     prompts: Annotated[
         Path | None, typer.Option(help="JSON lines with `prompt` or `turns` instead of the three built in.")
     ] = None,
@@ -105,7 +106,7 @@ def demo(
         raise UsageError(f"dtype is {dtype!r}; choose {' or '.join(_DTYPES)}.")
     settings = Settings(
         target=target,
-        draft=draft or target,
+        draft=draft,
         prompts=tuple(read_prompts(prompts)) if prompts else DEMONSTRATION,
         modes=_chosen_modes(modes),
         max_tokens=max_tokens,
@@ -120,6 +121,8 @@ def demo(
     if json_file is not None:
         check_writable(json_file)
     stop_on_termination()
+    if draft == "auto":  # said by its name, so that everybody knows what was measured
+        settings = dataclasses.replace(settings, draft=default_draft(target, offline=offline))
     console = Console()
     cores = choose_cores()
     pin(0, cores.edge)
