@@ -28,6 +28,7 @@ from ..wire import Codec
 from .address import is_loopback, parse_address, unix_socket_is_alive
 from .base import Counters, Peer, edge_decode
 from .cloud_end import CloudEnd
+from .handshake import HandshakeWatch
 
 __all__ = ["Secure", "ZmqListener", "ZmqTransport"]
 
@@ -47,6 +48,8 @@ class ZmqTransport:
         heartbeat_ms: see :data:`HEARTBEAT_MS`.
         secure: sets the keys (CURVE).
         context: of the caller, who also ends it; by default one of its own.
+
+    ``send``, and a ``receive`` that waited in vain, also raise NotEnrolled and ServerKeyMismatch.
 
     Raises:
         UsageError: the address is not one.
@@ -79,6 +82,7 @@ class ZmqTransport:
         self._socket.setsockopt(zmq.CONNECT_TIMEOUT, 3000)
         if secure is not None:
             secure(self._socket)
+        self._watch = HandshakeWatch(self._socket, address, encrypted=secure is not None)
         try:
             self._socket.connect(address)
         except zmq.ZMQError as error:
@@ -93,6 +97,7 @@ class ZmqTransport:
         try:
             self._socket.send(data, zmq.NOBLOCK)
         except zmq.Again:
+            self._watch.check()
             raise LinkLost(f"no connection to {self.address}; check that the server runs and can be reached.") from None
         except zmq.ZMQError as error:
             raise LinkLost(f"the connection to {self.address} is closed ({error}).") from None
@@ -110,6 +115,8 @@ class ZmqTransport:
             if frames is None:
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
+                    if timeout_s > 0:  # who only looks, between two drafted tokens, should not pay for this
+                        self._watch.check()
                     return None
                 self._socket.poll(_milliseconds(remaining))
                 continue
@@ -121,6 +128,8 @@ class ZmqTransport:
                 return message
 
     def close(self) -> None:
+        if not self._socket.closed:
+            self._watch.close()
         self._socket.close()
         if self._own_context:
             self._context.term()
