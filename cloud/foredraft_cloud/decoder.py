@@ -23,7 +23,7 @@ from .attention import KEY_STEP, Piece, Plan, attend, cut, plan
 from .cache import Cache, CacheSlot
 from .exit_heads import ExitHead, RunLogits, UntrainedHead
 from .proof import Shapes, prove
-from .target import ExitView, Logits, Run
+from .target import ExitView, Logits, Run, Slot
 from .transformer import Transformer, Weights
 
 __all__ = ["DecoderPass", "DecoderTarget", "LoadedModel", "load_target"]
@@ -186,7 +186,8 @@ class DecoderTarget:
     def open(self) -> CacheSlot:
         return self._cache.open()
 
-    def release(self, slot: CacheSlot) -> None:
+    def release(self, slot: Slot) -> None:
+        assert isinstance(slot, CacheSlot)
         self._cache.release(slot)
 
     def verify(self, batch: Sequence[Run], *, exits: bool = True) -> DecoderPass:
@@ -200,7 +201,8 @@ class DecoderTarget:
             assert run.slot.length + len(run.tokens) <= self.context, "the run goes beyond the context"
         return DecoderPass(self, batch, self.exits if exits else self.exits[-1:])
 
-    def keep(self, slot: CacheSlot, length: Position) -> None:
+    def keep(self, slot: Slot, length: Position) -> None:
+        assert isinstance(slot, CacheSlot)
         assert 0 <= length <= slot.length
         slot.length = length
 
