@@ -24,6 +24,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 from typing_extensions import Self
 
+from foredraft_devices import probe
 from foredraft_shared.errors import PromptTooLong, UsageError, VocabularyMismatch
 from foredraft_shared.ledger import Ledger
 from foredraft_shared.messages import FinishReason, Position, SamplingParams, TokenId, Welcome
@@ -166,7 +167,7 @@ class Client:
         fingerprint = self._tokenizer.fingerprint if self._tokenizer else ""
         if self.drafter is not None and self.drafter.vocabulary:
             fingerprint = self.drafter.vocabulary
-        return Link(transport, where=address or "the server", fingerprint=fingerprint, device=device)
+        return Link(transport, where=address or "the server", fingerprint=fingerprint, device=device or probe().name)
 
     # --- what it offers
 
