@@ -16,7 +16,14 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
-from foredraft_shared.errors import ForedraftError, Overloaded, PromptTooLong, ServerRefused, UsageError
+from foredraft_shared.errors import (
+    ForedraftError,
+    Overloaded,
+    PromptTooLong,
+    ServerRefused,
+    SessionUnknown,
+    UsageError,
+)
 from foredraft_shared.messages import (
     Close,
     CloudMessage,
@@ -34,6 +41,7 @@ from foredraft_shared.messages import (
     Verdict,
 )
 
+from .audit import Audit, short
 from .sessions import Session
 from .target import Logits, Run, Slot, Target
 
@@ -47,6 +55,8 @@ class EngineOptions:
     """Limits and trade-offs of the engine."""
 
     max_sessions: int = 64
+    max_sessions_per_device: int = 8
+    """For devices that prove who they are; the others are told apart by nothing."""
     idle_s: float = 30.0
     """A session silent for so long makes room when a new one needs it: a device that vanished never says goodbye, and one
     that is still there resumes."""
@@ -110,6 +120,7 @@ class Engine:
         self._options = options or EngineOptions()
         self._clock_ns = clock_ns
         self._sessions: dict[SessionId, Session] = {}
+        self._audit = Audit()
         self.statistics = EngineStatistics()
 
     @property
@@ -132,31 +143,52 @@ class Engine:
             elif isinstance(message, Draft | Decode):
                 self._round(peer, message, arrived_us)
             elif isinstance(message, Close):
+                self._owned(peer, message.session)
                 self._close(message.session)
             else:
                 raise ServerRefused(f"the engine does not take {type(message).__name__} messages.")
         except ForedraftError as error:
             session = getattr(message, "session", b"")
-            self._send(peer, Failure(error.code, str(error), error.retryable, session))
+            retry_after_ms = error.retry_after_ms if isinstance(error, Overloaded) else 0
+            self._send(peer, Failure(error.code, str(error), error.retryable, session, retry_after_ms))
 
     def forget(self, peer: Hashable) -> None:
         """Close every session of a peer that is gone."""
         for identifier in [key for key, session in self._sessions.items() if session.peer == peer]:
             self._close(identifier)
 
+    def forget_device(self, identity: str) -> None:
+        """Close every session of a device that is no longer let in."""
+        for identifier in [key for key, session in self._sessions.items() if session.owner == identity]:
+            self._close(identifier)
+
+    def _owned(self, peer: Hashable, identifier: SessionId) -> Session | None:
+        """The session of that name, if there is one.
+
+        Raises:
+            SessionUnknown: it is another device's. Sessions belong to the key that opened them.
+        """
+        session = self._sessions.get(identifier)
+        if session is not None and session.owner != _identity(peer):
+            self._audit.refused("another device's session", key=short(_identity(peer)), session=identifier.hex()[:8])
+            raise SessionUnknown("this device has no such session; open one of its own.")
+        return session
+
     def _open(self, peer: Hashable, message: Open | Resume, arrived_us: int) -> None:
-        held = self._sessions.get(message.session)
+        held = self._owned(peer, message.session)
         if held is not None and message.epoch <= held.ledger.epoch:
             held.peer = peer  # a repeat of what is already done
             return
         self._check(message)
         if held is None:
-            session = Session(message, peer, self._slot())
+            session = Session(message, peer, self._slot(_identity(peer)))
+            session.owner = _identity(peer)
             session.heard_us = arrived_us
             self._sessions[message.session] = session
             return
         # Resumed while we still hold it: keep the part of the cache that agrees with the device's text.
         session = Session(message, peer, held.slot)
+        session.owner = held.owner
         session.heard_us = arrived_us
         common = 0
         for ours, theirs in zip(held.ledger.tokens, session.ledger.tokens, strict=False):
@@ -166,22 +198,31 @@ class Engine:
         self._target.keep(held.slot, min(common, held.slot.length, session.ledger.length - 1))
         self._sessions[message.session] = session
 
-    def _slot(self) -> Slot:
+    def _slot(self, owner: str) -> Slot:
         """A slot for a new session, if need be that of the one silent longest."""
+        candidates = list(self._sessions.values())
         try:
+            own = [session for session in candidates if session.owner == owner]
+            if owner and len(own) >= self._options.max_sessions_per_device:
+                candidates = own
+                raise Overloaded(
+                    f"this device holds its {self._options.max_sessions_per_device} sessions; finish one of them first.",
+                    retry_after_ms=1000,
+                )
             if len(self._sessions) >= self._options.max_sessions:
                 raise Overloaded(
                     f"the server holds its {self._options.max_sessions} sessions; try again in a while, "
-                    "or use another server."
+                    "or use another server.",
+                    retry_after_ms=1000,
                 )
             return self._target.open()
         except Overloaded:
-            idle = [session for session in self._sessions.values() if session.round is None]
+            idle = [session for session in candidates if session.round is None]
             silent = min(idle, key=lambda session: session.heard_us, default=None)
             if silent is None or self._clock_ns() / 1e3 - silent.heard_us < self._options.idle_s * 1e6:
                 raise
             self._close(silent.ledger.session)
-            return self._target.open()
+            return self._slot(owner)
 
     def _check(self, message: Open | Resume) -> None:
         tokens = message.prompt if isinstance(message, Open) else message.tokens
@@ -203,7 +244,7 @@ class Engine:
             )
 
     def _round(self, peer: Hashable, message: Draft | Decode, arrived_us: int) -> None:
-        session = self._sessions.get(message.session)
+        session = self._owned(peer, message.session)
         if session is None or message.epoch > session.ledger.epoch:  # in the latter case a Resume was lost
             self._send(peer, NeedResume(message.session, message.epoch))
             return
@@ -336,3 +377,8 @@ class Engine:
         self.statistics.hints_confirmed += sum(
             (hint.accepted, hint.token) == (first.accepted, first.token) for hint in entry.hints
         )
+
+
+def _identity(peer: Hashable) -> str:
+    """Who authentication says a peer is; empty where nobody asks."""
+    return str(getattr(peer, "identity", ""))

@@ -71,6 +71,8 @@ class Session:
         self.ledger = Ledger(opened.session, tokens, opened.epoch)
         self.prompt_length = len(tokens) if isinstance(opened, Open) else opened.prompt_length
         self.peer = peer
+        self.owner = ""
+        """The key that opened it: nobody else resumes, continues or closes it. Empty where nobody proves who he is."""
         self.slot = slot
         self.sampling: SamplingParams = opened.sampling
         self.stop_tokens = frozenset(opened.stop_tokens)

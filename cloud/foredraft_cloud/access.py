@@ -1,0 +1,95 @@
+"""The door of the token plane: CURVE with an allow-list, and a line in the audit log for whoever stays outside.
+
+Libzmq asks an authenticator (``ZAP``, pyzmq runs it in a thread) about every handshake; what is refused before that, since
+the other side does not encrypt or expects another server, is told by the socket's monitor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from types import TracebackType
+
+import zmq
+from typing_extensions import Self
+from zmq.auth.thread import ThreadAuthenticator
+from zmq.utils import z85
+from zmq.utils.monitor import recv_monitor_message
+
+from foredraft_shared.transports.curve import ZAP_DOMAIN, KeyPair, server_keys
+
+from .audit import Audit, short
+from .keys import KeyStore
+
+__all__ = ["Access"]
+
+_EVENTS = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_MONITOR_STOPPED
+_MECHANISM_MISMATCH = 0x11000002  # ZMQ_PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
+_CRYPTOGRAPHIC = 0x11000001  # ZMQ_PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC
+
+
+class Access:
+    """Give its ``context`` and :meth:`secure` to a listener; close it after that.
+
+    Args:
+        store: who is let in.
+        keys: the server's own.
+    """
+
+    def __init__(self, store: KeyStore, keys: KeyPair, audit: Audit) -> None:
+        self._store = store
+        self._audit = audit
+        self._secure = server_keys(keys)
+        self._monitor: zmq.Socket[bytes] | None = None
+        self._listening: threading.Thread | None = None
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._authenticator = ThreadAuthenticator(self.context)
+        self._authenticator.start()
+        # The exact domain: with '*' pyzmq refuses sockets that name one.
+        self._authenticator.configure_curve_callback(domain=ZAP_DOMAIN, credentials_provider=self)
+
+    def secure(self, socket: zmq.Socket[bytes]) -> None:
+        """Set keys and domain of the listener's socket, and listen to its monitor."""
+        self._secure(socket)
+        self._monitor = socket.get_monitor_socket(_EVENTS)
+        self._listening = threading.Thread(target=self._listen, name="foredraft-handshakes", daemon=True)
+        self._listening.start()
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        """Whether a key is let in; called by pyzmq on the authenticator's thread."""
+        public_key = z85.encode(key).decode() if len(key) == 32 else key.decode("ascii", "replace")
+        try:
+            admitted = self._store.admits(public_key)
+        except Exception as error:  # a full disk must not let anybody in, nor end the thread
+            self._audit.refused("the key store cannot be read", error=repr(error), key=short(public_key))
+            return False
+        if not admitted:
+            name = self._store.name_of(public_key)
+            self._audit.refused("revoked" if name else "not enrolled", device=name, key=short(public_key))
+        return admitted
+
+    def close(self) -> None:
+        """Stop authenticating; when the listener is closed."""
+        if self._monitor is not None and self._listening is not None:
+            self._listening.join(5.0)
+        self._authenticator.stop()
+        self.context.term()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _listen(self) -> None:
+        assert self._monitor is not None
+        with self._monitor as monitor, contextlib.suppress(zmq.ContextTerminated):
+            while (event := recv_monitor_message(monitor))["event"] != zmq.EVENT_MONITOR_STOPPED:
+                if event["value"] == _MECHANISM_MISMATCH:
+                    self._audit.refused("no encryption")
+                elif event["value"] == _CRYPTOGRAPHIC:
+                    self._audit.refused("expects another server key")
+                else:
+                    self._audit.refused("broken handshake", code=hex(event["value"]))

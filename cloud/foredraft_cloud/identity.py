@@ -1,0 +1,127 @@
+"""What a server proves itself with: its CURVE key pair, its TLS certificate, and the operator's secret.
+
+::
+
+    <data>/server.key          CURVE key pair of the token plane, public and secret, a line each
+    <data>/control.key         the certificate's private key
+    <data>/control.crt         the certificate of the control plane
+    <data>/operator.secret     who can read it may drain the server
+
+Each is made when first needed and then kept: devices know the server by them. Nobody vouches for the certificate; a device
+compares its fingerprint with that in its enrolment token. Its dates say nothing (robots have wrong clocks), its name is
+always the same.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import FileLock
+
+from foredraft_shared.errors import UsageError
+from foredraft_shared.private_files import make_private_folder, read_private, write_private
+from foredraft_shared.transports.curve import KeyPair, is_key, new_key_pair
+
+__all__ = ["CERTIFICATE_NAME", "Certificate", "certificate", "operator_secret", "server_key_pair"]
+
+CERTIFICATE_NAME = "foredraft"
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """PEM, both of them."""
+
+    chain: bytes
+    key: bytes = field(repr=False)
+    fingerprint: bytes
+    """SHA-256 of the certificate in DER."""
+
+
+def server_key_pair(folder: Path) -> KeyPair:
+    """The key pair of the token plane.
+
+    Raises:
+        UsageError: the file cannot be used.
+    """
+    path = folder / "server.key"
+    _make_once(path, lambda: _lines(new_key_pair()))
+    public, _, secret = read_private(path).decode("ascii", "replace").strip().partition("\n")
+    if not (is_key(public) and is_key(secret)):
+        raise UsageError(f"{path} is damaged; restore it, or remove it and enrol every device anew.")
+    return KeyPair(public, secret)
+
+
+def operator_secret(folder: Path) -> str:
+    """What an operator of this server shows to the control plane."""
+    path = folder / "operator.secret"
+    _make_once(path, lambda: secrets.token_urlsafe(32).encode() + b"\n")
+    return read_private(path).decode("ascii", "replace").strip()
+
+
+def certificate(folder: Path) -> Certificate:
+    """The certificate of the control plane, signed by itself.
+
+    Raises:
+        UsageError: the files cannot be used.
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+
+    chain_path, key_path = folder / "control.crt", folder / "control.key"
+    make_private_folder(folder)
+    with FileLock(folder / "lock"):
+        if not (chain_path.exists() and key_path.exists()):
+            chain, key = _sign_itself()
+            write_private(key_path, key)
+            write_private(chain_path, chain)
+    chain, key = read_private(chain_path), read_private(key_path)
+    try:
+        der = x509.load_pem_x509_certificate(chain).public_bytes(serialization.Encoding.DER)
+    except ValueError:
+        raise UsageError(f"{chain_path} is damaged; restore it, or remove it and enrol every device anew.") from None
+    return Certificate(chain, key, hashlib.sha256(der).digest())
+
+
+def _sign_itself() -> tuple[bytes, bytes]:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, CERTIFICATE_NAME)])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc))
+        .not_valid_after(datetime.datetime(2200, 1, 1, tzinfo=datetime.timezone.utc))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(CERTIFICATE_NAME)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    return (
+        made.public_bytes(serialization.Encoding.PEM),
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        ),
+    )
+
+
+def _make_once(path: Path, make: Callable[[], bytes]) -> None:
+    """Write a file that is not there; of two processes that find it missing, one does."""
+    make_private_folder(path.parent)
+    with FileLock(path.parent / "lock"):
+        if not path.exists():
+            write_private(path, make())
+
+
+def _lines(keys: KeyPair) -> bytes:
+    return f"{keys.public}\n{keys.secret}\n".encode()
