@@ -7,7 +7,9 @@ the other side does not encrypt or expects another server, is told by the socket
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import threading
+from collections.abc import Callable
 from types import TracebackType
 
 import zmq
@@ -23,13 +25,14 @@ from .keys import KeyStore
 
 __all__ = ["Access"]
 
+_LOOK_EVERY_S = 0.5
 _EVENTS = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_MONITOR_STOPPED
 _MECHANISM_MISMATCH = 0x11000002  # ZMQ_PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
 _CRYPTOGRAPHIC = 0x11000001  # ZMQ_PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC
 
 
 class Access:
-    """Give its ``context`` and :meth:`secure` to a listener; close it after that.
+    """Give its ``context``, :meth:`secure` and :meth:`admits` to a listener; close it after that.
 
     Args:
         store: who is let in.
@@ -40,6 +43,9 @@ class Access:
         self._store = store
         self._audit = audit
         self._secure = server_keys(keys)
+        self._revoked = store.revoked()
+        self._watching: threading.Thread | None = None
+        self._closing = threading.Event()
         self._monitor: zmq.Socket[bytes] | None = None
         self._listening: threading.Thread | None = None
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -54,6 +60,18 @@ class Access:
         self._monitor = socket.get_monitor_socket(_EVENTS)
         self._listening = threading.Thread(target=self._listen, name="foredraft-handshakes", daemon=True)
         self._listening.start()
+
+    def admits(self, identity: str) -> bool:
+        """Whether a device that is connected may still speak; called by the listener for each message."""
+        if identity in self._revoked:
+            self._audit.refused("revoked", device=self._store.name_of(identity), key=short(identity))
+            return False
+        return True
+
+    def watch(self, revoked: Callable[[frozenset[str]], object]) -> None:
+        """From now on look for keys that are being revoked, and call ``revoked`` with them, on another thread."""
+        self._watching = threading.Thread(target=self._watch, args=(revoked,), name="foredraft-revoked", daemon=True)
+        self._watching.start()
 
     def callback(self, domain: str, key: bytes) -> bool:
         """Whether a key is let in; called by pyzmq on the authenticator's thread."""
@@ -70,6 +88,9 @@ class Access:
 
     def close(self) -> None:
         """Stop authenticating; when the listener is closed."""
+        self._closing.set()
+        if self._watching is not None:
+            self._watching.join(5.0)
         if self._monitor is not None and self._listening is not None:
             self._listening.join(5.0)
         self._authenticator.stop()
@@ -82,6 +103,19 @@ class Access:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _watch(self, revoked: Callable[[frozenset[str]], object]) -> None:
+        while not self._closing.wait(_LOOK_EVERY_S):
+            try:
+                now = self._store.revoked()
+            except sqlite3.Error as error:
+                self._audit.refused("the key store cannot be read", error=repr(error))
+                continue
+            if fresh := now - self._revoked:
+                self._revoked = now  # first: what it says from now on is not taken any more
+                for key in fresh:
+                    self._audit.done("revoked", device=self._store.name_of(key), key=short(key))
+                revoked(fresh)
 
     def _listen(self) -> None:
         assert self._monitor is not None

@@ -11,11 +11,13 @@ import secrets
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Collection
+from functools import partial
 from queue import Empty, SimpleQueue
 
 import structlog
 
-from foredraft_shared.errors import ProtocolMismatch, VocabularyMismatch
+from foredraft_shared.errors import NotEnrolled, ProtocolMismatch, VocabularyMismatch
 from foredraft_shared.messages import (
     PROTOCOL_VERSION,
     CloudMessage,
@@ -23,12 +25,15 @@ from foredraft_shared.messages import (
     Failure,
     GoAway,
     Hello,
+    Open,
     Ping,
     Pong,
     Welcome,
 )
 from foredraft_shared.transports.base import Listener, Peer
 
+from .audit import Audit
+from .caps import Caps, Turnstile
 from .engine import Engine, EngineOptions
 from .target import Target
 
@@ -46,6 +51,7 @@ class Server:
         model: what the server calls its model.
         fingerprint: of the target's tokenizer; devices that draft with another one are refused.
         dtype: as told to devices.
+        caps: what each device that proves who it is may ask for.
     """
 
     def __init__(
@@ -57,12 +63,16 @@ class Server:
         fingerprint: str,
         dtype: str = "",
         options: EngineOptions | None = None,
+        caps: Caps | None = None,
     ) -> None:
         self._options = options or EngineOptions()
         self._listener = listener
         self._engine = Engine(target, self._answer, self._options)
-        self._inbox: SimpleQueue[tuple[Peer, EdgeMessage, int] | None] = SimpleQueue()
+        self._turnstile = Turnstile(caps or Caps(), Audit())
+        self._inbox: SimpleQueue[tuple[Peer, EdgeMessage, int] | Callable[[], None] | None] = SimpleQueue()
         self._outbox: deque[tuple[Peer, CloudMessage]] = deque()
+        self._errands: deque[Callable[[], None]] = deque()
+        self._drained_by: float | None = None
         self._stopping = threading.Event()
         self._failed: BaseException | None = None
         self._peers: set[Peer] = set()
@@ -88,6 +98,40 @@ class Server:
         self._stopping.set()
         self._listener.wake()
 
+    def forget_devices(self, identities: Collection[str]) -> None:
+        """Tell devices that they are no longer let in, and free what is held for them; from any thread."""
+
+        def tell() -> None:
+            refusal = Failure(
+                NotEnrolled.code,
+                "this device's key has been revoked; ask the operator for a token, then run `foredraft enroll`.",
+            )
+            for peer in [peer for peer in self._peers if peer.identity in identities]:
+                self._listener.send(peer, refusal)
+                self._peers.discard(peer)
+            for identity in identities:
+                self._inbox.put(partial(self._engine.forget_device, identity))
+
+        self._errands.append(tell)
+        self._listener.wake()
+
+    def drain(self, grace_s: float) -> int:
+        """Take no new sessions, and stop once those that are open are over, or after ``grace_s``; from any thread.
+
+        Returns:
+            How many sessions are open.
+        """
+
+        def say_goodbye() -> None:
+            for peer in self._peers:
+                self._listener.send(peer, self._going_away())
+
+        if self._drained_by is None:
+            self._drained_by = time.monotonic() + grace_s
+            self._errands.append(say_goodbye)
+            self._listener.wake()
+        return self._engine.sessions
+
     def serve(self) -> None:
         """Answer devices until :meth:`stop`.
 
@@ -98,10 +142,16 @@ class Server:
         model_thread.start()
         try:
             while not self._stopping.is_set():
-                received = self._listener.receive(1.0)
+                received = self._listener.receive(1.0 if self._drained_by is None else 0.1)
                 if received is not None:
                     self._take(*received)
+                while self._errands:  # after it: what a device said before it was sent away is forgotten with the rest
+                    self._errands.popleft()()
                 self._flush()
+                if self._drained_by is not None and (
+                    time.monotonic() > self._drained_by or (self._inbox.empty() and self._engine.sessions == 0)
+                ):
+                    break
         finally:
             self._stopping.set()
             self._inbox.put(None)
@@ -116,12 +166,23 @@ class Server:
     # --- socket thread
 
     def _take(self, peer: Peer, message: EdgeMessage) -> None:
-        if isinstance(message, Ping):
+        passes = self._turnstile.passes(peer, message)
+        if isinstance(passes, Failure):
+            self._listener.send(peer, passes)
+        elif not passes:
+            pass
+        elif self._drained_by is not None and isinstance(message, Hello | Open):
+            self._listener.send(peer, self._going_away())
+        elif isinstance(message, Ping):
             self._listener.send(peer, Pong(message.nonce))
         elif isinstance(message, Hello):
             self._listener.send(peer, self._greet(peer, message))
         else:
             self._inbox.put((peer, message, time.perf_counter_ns()))
+
+    def _going_away(self) -> GoAway:
+        left_s = 0.0 if self._drained_by is None else max(0.0, self._drained_by - time.monotonic())
+        return GoAway(retry_after_ms=1000 + round(left_s * 1000))
 
     def _greet(self, peer: Peer, hello: Hello) -> CloudMessage:
         if hello.protocol != PROTOCOL_VERSION:
@@ -172,5 +233,8 @@ class Server:
                 return
             if received is None:
                 return
-            self._engine.receive(*received)
+            if callable(received):
+                received()
+            else:
+                self._engine.receive(*received)
             block = False

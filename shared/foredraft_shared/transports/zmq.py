@@ -143,6 +143,7 @@ class ZmqListener:
         heartbeat_ms: see :data:`HEARTBEAT_MS`.
         linger_ms: how long :meth:`close` waits for what is not sent yet.
         secure: sets keys and authentication domain; without it only this machine may connect.
+        admits: asked about the identity of each message; if it says no, the message is dropped and the connection closed.
         context: of the caller, who also ends it; by default one of its own. ZeroMQ asks the authenticator of the same
             context, so whoever runs one needs to give it here.
 
@@ -160,10 +161,12 @@ class ZmqListener:
         heartbeat_ms: int = HEARTBEAT_MS,
         linger_ms: int = 500,
         secure: Secure | None = None,
+        admits: Callable[[str], bool] | None = None,
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
     ) -> None:
         _refuse_to_bind(address, authenticated=secure is not None)
         self._end = CloudEnd(SystemClock())
+        self._admits = admits
         # Sockets are not for several threads; a byte on this pair is how another thread ends a wait.
         self._wake_reader, self._wake_writer = sockets.socketpair()
         self._wake_reader.setblocking(False)
@@ -210,6 +213,9 @@ class ZmqListener:
                 self._poller.poll(_milliseconds(remaining))
                 continue
             peer = Peer(frames[0].bytes, _identity(frames[-1]))
+            if self._admits is not None and not self._admits(peer.identity):
+                _hang_up(frames[-1])
+                continue
             message, answer = self._read(peer, frames[1:])
             if message is not None:
                 return peer, message
@@ -276,6 +282,16 @@ def _identity(frame: zmq.Frame) -> str:
         return str(frame.get("User-Id"))
     except zmq.ZMQError:
         return ""
+
+
+def _hang_up(frame: zmq.Frame) -> None:
+    """Close the connection that a message came from; libzmq has no call for it. The next handshake is authenticated anew."""
+    with contextlib.suppress(zmq.ZMQError, OSError):
+        connection = sockets.socket(fileno=os.dup(int(frame.get(zmq.SRCFD))))
+        with connection:
+            # Should the connection be gone and its number be another's by now: that one will at least be from there.
+            if connection.getpeername()[0].removeprefix("::ffff:") == str(frame.get("Peer-Address")):
+                connection.shutdown(sockets.SHUT_RDWR)
 
 
 def _refuse_to_bind(address: str, *, authenticated: bool) -> None:

@@ -1,0 +1,77 @@
+"""What one device may ask for: the socket thread looks at every message of a device that proves who it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from foredraft_shared.errors import Overloaded, PromptTooLong
+from foredraft_shared.messages import Close, Decode, Draft, EdgeMessage, Failure, Hello, Open, Resume
+from foredraft_shared.transports.base import Peer
+
+from .audit import Audit, TokenBucket, short
+
+__all__ = ["Caps", "Turnstile"]
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """For each device. How many sessions it may hold is the engine's to count."""
+
+    rounds_per_second: float = 200.0
+    """Openings, resumes, drafts and decodes; twice as many at once."""
+    messages_per_second: float = 1000.0
+    """Everything else, greetings and pings; beyond it they are dropped without a word."""
+    prompt_tokens: int = 131_072
+    """Longest prompt or resumed text."""
+
+
+class Turnstile:
+    """Counts what devices ask for."""
+
+    def __init__(self, caps: Caps, audit: Audit, clock: Callable[[], float] = time.monotonic) -> None:
+        self._caps = caps
+        self._audit = audit
+        self._clock = clock
+        # One of each a device: as many as the key store lets in.
+        self._rounds: dict[str, TokenBucket] = {}
+        self._messages: dict[str, TokenBucket] = {}
+
+    def passes(self, peer: Peer, message: EdgeMessage) -> Failure | bool:
+        """Whether to take a message; a :class:`Failure` is the answer to one that is refused."""
+        if not peer.identity or isinstance(message, Close):
+            return True  # closing costs nothing and frees something
+        if not isinstance(message, Open | Resume | Draft | Decode):
+            wait_s = self._bucket(self._messages, peer.identity, self._caps.messages_per_second).take()
+            return wait_s == 0.0 or self._refused(peer, "too many messages", drop=not isinstance(message, Hello))
+        wait_s = self._bucket(self._rounds, peer.identity, self._caps.rounds_per_second).take()
+        if wait_s > 0.0:
+            self._audit.refused("too many rounds", key=short(peer.identity))
+            return Failure(
+                Overloaded.code,
+                f"this device asks for more than {self._caps.rounds_per_second:g} rounds a second; draft longer, or let the "
+                "cloud write alone.",
+                Overloaded.retryable,
+                message.session,
+                max(1, round(wait_s * 1000)),
+            )
+        length = len(message.prompt) if isinstance(message, Open) else getattr(message, "prompt_length", 0)
+        if length > self._caps.prompt_tokens:
+            self._audit.refused("prompt too long", key=short(peer.identity), tokens=length)
+            return Failure(
+                PromptTooLong.code,
+                f"the prompt has {length} tokens, this server takes {self._caps.prompt_tokens}; shorten it.",
+                PromptTooLong.retryable,
+                message.session,
+            )
+        return True
+
+    def _refused(self, peer: Peer, what: str, *, drop: bool) -> Failure | bool:
+        self._audit.refused(what, key=short(peer.identity))
+        return False if drop else Failure(Overloaded.code, f"{what} from this device; wait a second.", True, b"", 1000)
+
+    def _bucket(self, buckets: dict[str, TokenBucket], identity: str, per_second: float) -> TokenBucket:
+        if identity not in buckets:
+            buckets[identity] = TokenBucket(per_second, 2 * per_second, self._clock)
+        return buckets[identity]
