@@ -1,27 +1,34 @@
 """How much to draft, and whether to draft at all, from measured numbers only.
 
-The theory. Let a draft of ``k`` tokens survive to its i-th token with probability ``s_i``; a round then commits
-``E(k) = 1 + s_1 + … + s_k`` tokens. It takes the link ``rtt``, the server ``verify`` and the device ``k · draft``; what of
-that stands in the critical path depends on what is done meanwhile:
+The theory. Let a drafted token be right with probability ``a`` if those before it are. A draft of ``k`` tokens commits
+``E(k) = 1 + a + … + a^k`` on average, the target's own token included. It takes the device ``k · draft``, the link ``rtt``
+and the server ``verify + k · row``. Meanwhile the device drafts on: a guess at the target's own token, and the next ``k``.
+With probability ``h = a^(k+1)`` all of it was right, and the next round is already on its way; otherwise drafting begins
+anew, once the token that the device is just at is done, which takes half a token's time on average. So a token costs ::
 
-=========  ==================================================================================
-waiting    ``rtt + verify + k · draft``
-ahead      ``rtt + verify`` when the guess held, else the same as waiting
-chained    ``verify`` when the guess held (the next round is already there), else as waiting
-cloud      ``decode`` for one token, streamed: the round trip is paid once for the whole text
-=========  ==================================================================================
+    ms(k) = ((1 - h) · (k · draft + rtt + verify + k · row + draft / 2) + h · interval) / E(k)
+    interval = max(verify + k · row,  (k + 1) · draft,  (rtt + verify + k · row) / window)
 
-*Length.* Another drafted token is worth ``s_{k+1}`` times what a token costs at present, and costs its drafting time, if
-the server is idle meanwhile, and what a row more costs the server. Draft on while worth exceeds cost. ``s`` comes from the
-draft's own probabilities, corrected by how often tokens of that probability were in fact accepted.
+where ``interval`` is what a round adds while all goes well: server, device, or the number of rounds that may be in flight
+(``window``) is the bottleneck. With a window of 0, a device that waits for each verdict, ``h`` and the half token are 0.
+The cloud alone takes ``decode`` for a token: it streams, and pays the round trip once for the whole text.
 
-*Mode.* Speculation is dropped when its measured time per token stays above the cloud's own for several rounds on end (a
-breach counter, as in HELIOS, arXiv:2504.10724), and tried again after a cool-down that doubles each time it fails. The
-cloud's own time is measured, too: the first tokens of a text are streamed by the cloud while the device reads the prompt.
+*Length.* The best ``k`` minimises ``ms(k)``; at that length the draft has survived with probability ``a^k``. A draft whose
+own probabilities say which tokens are doubtful should be longer in easy places and shorter in hard ones, so what is fixed
+is not ``k`` but that survival: draft on until another token would bring it below. The draft's probabilities are corrected
+by how often tokens of that probability were in fact accepted.
+
+*Mode.* Speculation is begun if the least ``ms(k)`` is below ``decode``. It is dropped when it has in fact lost time against
+the cloud alone and ``ms(k)`` says that it will go on doing so; or when it has lost so much that the formula must be wrong. The
+loss is a sum that never falls below 0 (Page's CUSUM test, Biometrika 41, 1954), so that old gains do not hide a link that has
+become slow. Then the cloud writes alone until what another trial may lose is a small share of the time passed; every
+trial that fails doubles the wait. What speculation has to beat is measured: the cloud streams the first tokens of a text,
+while the device reads the prompt.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -138,6 +145,8 @@ class _Measuring:
     def __init__(self) -> None:
         self.measured = Measurements()
         self._calibration = _Calibration()
+        self._drafted = Estimate(0.0)
+        """Drafted tokens in a verification pass (no unit)."""
 
     def survival(self, probabilities: Sequence[float]) -> float:
         survival = 1.0
@@ -158,8 +167,9 @@ class _Measuring:
             self.measured.rtt_ms.add(max(0.0, rtt_ms))
         if drafted:
             self.measured.verify_ms.add(computed_ms)
+            self._drafted.add(drafted)
             if self.measured.decode_ms.samples:
-                growth = (self.measured.verify_ms.value - self.measured.decode_ms.value) / drafted
+                growth = (self.measured.verify_ms.value - self.measured.decode_ms.value) / self._drafted.value
                 self.measured.row_ms = max(0.0, growth)
         else:
             self.measured.decode_ms.add(computed_ms)
@@ -186,62 +196,162 @@ class FixedPlanner(_Measuring):
 
 
 class AdaptivePlanner(_Measuring):
-    """The theory above.
+    """The theory above. May serve one text after another, and remembers.
 
     Args:
         longest: upper bound of a draft.
         switch: may leave speculation for the cloud alone and come back; otherwise only the length adapts.
         warm_up: tokens streamed by the cloud at the start, which measure what speculation has to beat.
+        window: rounds that the loop may have in flight; 0 if it waits for each verdict before it drafts on.
     """
 
-    _PATIENCE = 6
-    """Rounds on end that must be slower than the cloud alone before speculation is dropped."""
+    _SHARE = 0.015
+    """Of the time passed, what another trial may lose."""
+    _PAYBACK = 48
+    """Tokens within which a first trial must be able to pay back the round that it may cost."""
+    _GRACE = 3.0
+    """Rounds' worth of loss that end a trial whatever the formula says."""
+    _PRIOR_WEIGHT = 3.0
+    """Drafted tokens that the belief in :data:`_PRIOR` is worth."""
+    _PRIOR = 0.75
 
-    def __init__(self, *, longest: int = 16, switch: bool = True, warm_up: int = 4) -> None:
+    def __init__(self, *, longest: int = 16, switch: bool = True, warm_up: int = 3, window: int = 2) -> None:
         super().__init__()
         self._longest = longest
         self._switch = switch
         self._warm_up = warm_up
-        self._breaches = 0
-        self._cooldown = 48
+        self._window = window
+        self._lost_ms = 0.0
+        self._failures = 0
         self._resume_at = 0
+        self._before = 0
+        """Tokens of earlier texts."""
+        self._written = 0
+        self._best: int | None = None
+
+    # --- the formula
+
+    @property
+    def acceptance(self) -> float:
+        """What is believed of the next drafted token: a few samples do not make it 0 or 1."""
+        measured = self.measured.acceptance
+        return (measured.value * self._evidence + self._PRIOR * self._PRIOR_WEIGHT) / (
+            self._evidence + self._PRIOR_WEIGHT
+        )
+
+    @property
+    def hope(self) -> float:
+        """The highest acceptance that what was seen does not speak against: the belief and one standard deviation."""
+        believed = self.acceptance
+        deviation = math.sqrt(believed * (1.0 - believed) / (self._evidence + self._PRIOR_WEIGHT))
+        return min(0.98, believed + deviation)
+
+    @property
+    def _evidence(self) -> float:
+        """Samples of acceptance that still count."""
+        return min(self.measured.acceptance.samples, self.measured.acceptance.memory)
+
+    def token_ms(self, length: int, acceptance: float) -> float:
+        """``ms(k)`` of the theory, at present."""
+        draft = self.measured.draft_ms.value
+        server = self._server_ms(length)
+        flight = self.measured.rtt_ms.value + server
+        committed = sum(acceptance**index for index in range(length + 1))
+        if not self._window:
+            return (length * draft + flight) / committed
+        hit = acceptance ** (length + 1)
+        interval = max(server, (length + 1) * draft, flight / self._window)
+        return ((1.0 - hit) * ((length + 0.5) * draft + flight) + hit * interval) / committed
+
+    def best(self) -> int:
+        """The draft length that costs least."""
+        if self._best is None:
+            self._best, _ = self._least(self.acceptance)
+        return self._best
+
+    def promise_ms(self) -> float:
+        """What a token may be hoped to cost at the best length."""
+        return self._least(self.hope)[1]
+
+    def _least(self, acceptance: float) -> tuple[int, float]:
+        costs = [self.token_ms(length, acceptance) for length in range(1, self._longest + 1)]
+        least = min(costs)
+        return costs.index(least) + 1, least
+
+    def _server_ms(self, length: int) -> float:
+        """A pass over a draft of so many tokens."""
+        verify, decode = self.measured.verify_ms, self.measured.decode_ms
+        if not verify.samples and decode.samples:
+            return decode.value
+        return verify.value + self.measured.row_ms * (length - self._drafted.value)
+
+    # --- decisions
 
     def plan(self, written: int) -> Plan:
         if not self._switch:
             return Plan("speculate", "the caller asked for speculation")
-        if written < self._warm_up:
-            return Plan("cloud", f"the first {self._warm_up} tokens measure the cloud alone", self._warm_up - written)
-        measured = self.measured
-        if self._breaches >= self._PATIENCE:
-            self._breaches = self._PATIENCE // 2  # the next trial has half the patience
-            self._resume_at = written + self._cooldown
-            self._cooldown = min(self._cooldown * 2, 1024)
-        if written < self._resume_at:
-            return Plan(
-                "cloud",
-                f"speculation took {measured.token_ms.value:.1f} ms a token, the cloud alone takes "
-                f"{measured.decode_ms.value:.1f}; next trial at token {self._resume_at}",
-                self._resume_at - written,
-            )
-        if not measured.token_ms.samples:
-            return Plan("speculate", "first trial")
-        return Plan(
-            "speculate",
-            f"{measured.token_ms.value:.1f} ms a token against {measured.decode_ms.value:.1f} of the cloud alone",
-        )
+        if written < self._written:  # another text
+            self._before += self._written
+        self._written = written
+        passed = self._before + written
+        if passed < self._warm_up:
+            return Plan("cloud", f"the first {self._warm_up} tokens measure the cloud alone", self._warm_up - passed)
+        alone_ms = self.measured.decode_ms.value
+        promise = f"drafts of {self.best()} may take {self.promise_ms():.1f} ms a token, the cloud alone {alone_ms:.1f}"
+        if passed >= self._resume_at and self._failed(alone_ms):
+            self._failures += 1
+            self._resume_at = passed + self._cooldown(alone_ms)
+            self._lost_ms = 0.0
+        wait = self._resume_at - passed
+        if wait > 0:
+            return Plan("cloud", f"{promise}; next trial in {wait} tokens", wait)
+        return Plan("speculate", promise)
+
+    def _failed(self, alone_ms: float) -> bool:
+        """Whether the cloud alone should write for a while."""
+        if self._lost_ms:
+            return self.promise_ms() > alone_ms or self._lost_ms > self._GRACE * self._round_ms()
+        # A first trial may cost a round: if hope is right, it must soon be paid back.
+        saved_ms = (alone_ms - self.promise_ms()) * self._PAYBACK
+        return not self._failures and not self._tried and saved_ms < self._trial_ms()
+
+    def _round_ms(self) -> float:
+        """A round that comes to nothing."""
+        length = self.best()
+        return self.measured.rtt_ms.value + self._server_ms(length) + length * self.measured.draft_ms.value
+
+    def _trial_ms(self) -> float:
+        """What a trial may cost: a round, and the way back to the cloud's stream."""
+        return self._round_ms() + self.measured.rtt_ms.value
+
+    def _cooldown(self, alone_ms: float) -> int:
+        """Tokens for the cloud alone to write, until what a trial loses is a small share of their time."""
+        tokens = self._trial_ms() / (self._SHARE * max(alone_ms, 0.001)) * float(2 ** (self._failures - 1))
+        return int(min(max(tokens, 32.0), 4096.0))
 
     def enough(self, probabilities: Sequence[float], *, idle: bool) -> bool:
         if not probabilities:
             return False
         if len(probabilities) >= self._longest:
             return True
-        measured = self.measured
-        worth = self.survival(probabilities) * measured.acceptance.value * measured.token_ms.value
-        cost = measured.row_ms + (measured.draft_ms.value if idle else 0.0)
-        return worth <= cost or self.survival(probabilities) < 0.05
+        acceptance = self.acceptance
+        return self.survival(probabilities) * acceptance < acceptance ** (self.best() + 0.5)
+
+    # --- what happened
+
+    @property
+    def _tried(self) -> bool:
+        return self.measured.token_ms.samples > 0
+
+    def answered(self, *, rtt_ms: float | None, computed_ms: float, drafted: int) -> None:
+        super().answered(rtt_ms=rtt_ms, computed_ms=computed_ms, drafted=drafted)
+        self._best = None
+
+    def judged(self, probabilities: Sequence[float], accepted: int, rejected: bool) -> None:
+        super().judged(probabilities, accepted, rejected)
+        self._best = None
 
     def progressed(self, tokens: int, elapsed_ms: float, mode: Mode) -> None:
         super().progressed(tokens, elapsed_ms, mode)
-        if mode == "speculate" and self.measured.decode_ms.samples:
-            slower = self.measured.token_ms.value > self.measured.decode_ms.value
-            self._breaches = self._breaches + 1 if slower else max(0, self._breaches - 2)
+        if mode == "speculate":
+            self._lost_ms = max(0.0, self._lost_ms + elapsed_ms - tokens * self.measured.decode_ms.value)
