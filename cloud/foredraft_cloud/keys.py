@@ -38,7 +38,7 @@ CREATE TABLE IF NOT EXISTS devices (
   public_key TEXT PRIMARY KEY, name TEXT NOT NULL, created REAL NOT NULL, revoked REAL, seen REAL
 );
 CREATE TABLE IF NOT EXISTS tokens (
-  hash TEXT PRIMARY KEY, created REAL NOT NULL, expires REAL NOT NULL, used REAL
+  hash TEXT PRIMARY KEY, created REAL NOT NULL, expires REAL NOT NULL, used_by TEXT
 );
 """
 
@@ -200,7 +200,7 @@ class KeyStore:
         return secret
 
     def enrol(self, secret: bytes, public_key: str, name: str) -> None:
-        """Use up a token to let a device in; all of it or nothing.
+        """Use up a token to let a device in; all of it or nothing. Whoever missed the answer may ask again with its key.
 
         Raises:
             EnrolmentRefused: the token is unknown, used or expired.
@@ -208,15 +208,22 @@ class KeyStore:
         """
         ask = "ask the operator for a new one (`foredraft keys token`)."
         with self._writing() as connection:
-            row = connection.execute("SELECT expires, used FROM tokens WHERE hash = ?", (_hash(secret),)).fetchone()
+            row = connection.execute("SELECT expires, used_by FROM tokens WHERE hash = ?", (_hash(secret),)).fetchone()
             if row is None:
                 raise EnrolmentRefused(f"this server knows no such enrolment token; {ask}")
+            if row[1] == public_key and self._is_let_in(connection, public_key):
+                return
             if row[1] is not None:
                 raise EnrolmentRefused(f"this enrolment token has been used; each is good for one device: {ask}")
             if row[0] < self._clock():
                 raise EnrolmentRefused(f"this enrolment token has expired; {ask}")
             self._add(connection, public_key, name)
-            connection.execute("UPDATE tokens SET used = ? WHERE hash = ?", (self._clock(), _hash(secret)))
+            connection.execute("UPDATE tokens SET used_by = ? WHERE hash = ?", (public_key, _hash(secret)))
+
+    @staticmethod
+    def _is_let_in(connection: sqlite3.Connection, public_key: str) -> bool:
+        row = connection.execute("SELECT revoked FROM devices WHERE public_key = ?", (public_key,)).fetchone()
+        return row is not None and row[0] is None
 
 
 def _hash(secret: bytes) -> str:

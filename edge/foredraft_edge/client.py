@@ -96,6 +96,7 @@ class Client:
 
     Raises:
         LinkLost: nobody answers at ``address``.
+        NotEnrolled, ServerKeyMismatch: the server does not let this device in, or is not the one it enrolled with.
         VocabularyMismatch: draft and target do not share a vocabulary.
         ModelNotFound, ModelDamaged, ModelUnsupported, BackendMissing: the draft cannot be used.
     """
@@ -162,8 +163,10 @@ class Client:
         if transport is None:
             from foredraft_shared.transports.zmq import ZmqTransport
 
+            from .enrolment import secure_for
+
             assert address is not None
-            transport = ZmqTransport(address)
+            transport = ZmqTransport(address, secure=secure_for(address))
         fingerprint = self._tokenizer.fingerprint if self._tokenizer else ""
         if self.drafter is not None and self.drafter.vocabulary:
             fingerprint = self.drafter.vocabulary
