@@ -132,20 +132,21 @@ class Path:
         if not foreseen:
             self.discarded += max(0, len(path) - length)
         if expected:
-            follow(self._drafter, [*committed, *expected])
+            follow(self._drafter, [*committed, *expected], min(before, shared))
             self._restart(length + len(expected) + 1)
         elif foreseen and shared == length:
             self._drafter.rewind(length)  # the path runs on, but no draft was begun where the text now ends
             self._restart(length)
         else:
-            self.reset(committed)
+            follow(self._drafter, committed, min(before, shared))
+            self._restart(length)
         return foreseen
 
     def turn(self, base: Position, expected: Sequence[TokenId], probability: float) -> None:
         """Leave the path: believe that ``expected`` stands at ``base``, with this probability, and draft on from there."""
         path = self._drafter.tokens
         self.discarded += max(0, len(path) - base - len(expected) + 1)
-        follow(self._drafter, [*path[:base], *expected])
+        follow(self._drafter, [*path[:base], *expected], base)
         self._restart(base + len(expected))
         self.guess_probability = probability
 

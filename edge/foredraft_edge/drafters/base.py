@@ -59,13 +59,17 @@ class Drafter(Protocol):
         """Free what it holds."""
 
 
-def follow(drafter: Drafter, tokens: Sequence[TokenId]) -> None:
-    """Make ``drafter`` hold exactly ``tokens``, keeping the common beginning of its cache."""
+def follow(drafter: Drafter, tokens: Sequence[TokenId], known: Position = 0) -> None:
+    """Make ``drafter`` hold exactly ``tokens``, keeping the common beginning of its cache.
+
+    Args:
+        known: so many tokens it is known to hold already: they are not compared again.
+    """
     held = drafter.tokens
     common = min(len(held), len(tokens))
     # Nearly always one is the beginning of the other, and comparing whole lists is a hundred times faster.
-    if list(held[:common]) != list(tokens[:common]):
-        common = next(index for index in range(common) if held[index] != tokens[index])
+    if list(held[known:common]) != list(tokens[known:common]):
+        common = next(index for index in range(known, common) if held[index] != tokens[index])
     if common < len(held):
         drafter.rewind(common)
     if common < len(tokens):

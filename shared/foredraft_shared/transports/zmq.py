@@ -75,7 +75,7 @@ class ZmqTransport:
         # The first byte must not be 0: such ids belong to the ROUTER.
         self._socket.routing_id = b"\x01" + os.urandom(15)
         self._socket.immediate = True  # queue only for a peer that is there
-        self._socket.linger = 0
+        self._socket.linger = 100  # the goodbye may still be on its way
         self._socket.handshake_ivl = 1500  # a reconnect into an outage would stick for the default 30 s
         self._socket.reconnect_ivl = 100
         self._socket.reconnect_ivl_max = 5000
