@@ -209,7 +209,7 @@ class AdaptivePlanner(_Measuring):
     """Of the time passed, what another trial may lose."""
     _PAYBACK = 48
     """Tokens within which a first trial must be able to pay back the round that it may cost."""
-    _GRACE = 3.0
+    _GRACE = 8.0
     """Rounds' worth of loss that end a trial whatever the formula says."""
     _PRIOR_WEIGHT = 3.0
     """Drafted tokens that the belief in :data:`_PRIOR` is worth."""
