@@ -297,7 +297,8 @@ class AdaptivePlanner(_Measuring):
         if passed < self._warm_up:
             return Plan("cloud", f"the first {self._warm_up} tokens measure the cloud alone", self._warm_up - passed)
         alone_ms = self.measured.decode_ms.value
-        promise = f"drafts of {self.best()} may take {self.promise_ms():.1f} ms a token, the cloud alone {alone_ms:.1f}"
+        expected_ms = self.token_ms(self.best(), self.acceptance)
+        promise = f"drafts of {self.best()} take about {expected_ms:.1f} ms a token, the cloud alone {alone_ms:.1f}"
         if passed >= self._resume_at and self._failed(alone_ms):
             self._failures += 1
             self._resume_at = passed + self._cooldown(alone_ms)
@@ -335,7 +336,8 @@ class AdaptivePlanner(_Measuring):
         if len(probabilities) >= self._longest:
             return True
         acceptance = self.acceptance
-        return self.survival(probabilities) * acceptance < acceptance ** (self.best() + 0.5)
+        lowest: float = acceptance ** (self.best() + 0.5)
+        return self.survival(probabilities) * acceptance < lowest
 
     # --- what happened
 
