@@ -16,11 +16,14 @@ from rich.console import Console
 
 from foredraft_shared.errors import UsageError
 from foredraft_shared.models import open_model
-from foredraft_shared.transports.zmq import ZmqListener
+
+from .keys import data_folder
+from .listening import Listening, needs_keys
 
 __all__ = ["serve"]
 
 _DTYPES = ("bfloat16", "float32")
+CONTROL_PORT = 5556
 
 
 def serve(
@@ -36,6 +39,17 @@ def serve(
     threads: Annotated[int, typer.Option(min=1, help="Threads of the model's passes.")] = 1,
     context: Annotated[int | None, typer.Option(help="Longest session in tokens; by default the model's own.")] = None,
     max_sessions: Annotated[int, typer.Option(min=1, help="Sessions held at once.")] = 16,
+    secure: Annotated[
+        bool, typer.Option("--secure", help="Let in enrolled devices only, encrypted; always so beyond this machine.")
+    ] = False,
+    control: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT where devices enrol, or 'none'; beyond this machine port 5556 beside --bind."),
+    ] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(help="tcp://HOST:PORT as devices reach --bind, if they need to be told another one.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(envvar="FOREDRAFT_DATA", help="Folder of the server's keys.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Use only models that are on this machine.")] = False,
     ready_file: Annotated[
         Path | None, typer.Option(help="Write address and facts there, as JSON, once devices can connect.")
@@ -46,7 +60,9 @@ def serve(
         raise UsageError(f"dtype is {dtype!r}; choose {' or '.join(_DTYPES)}.")
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     # The address is taken before the model is loaded: a port in use should not cost a minute to find out.
-    listener = ZmqListener(bind)
+    reachable = needs_keys(bind)
+    listening = Listening(bind, secure=secure or reachable, folder=data or data_folder())
+    listener = listening.listener
     try:
         from .decoder import load_target  # torch takes seconds to import
         from .engine import EngineOptions
@@ -64,8 +80,11 @@ def serve(
             dtype=dtype,
             options=EngineOptions(max_sessions=max_sessions),
         )
+        if control is None and reachable:
+            control = f"{bind.removeprefix('tcp://').rpartition(':')[0]}:{CONTROL_PORT}"
+        listening.guard(server, None if control == "none" else control, (endpoint,) if endpoint else ())
     except BaseException:
-        listener.close()
+        listening.close()
         raise
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -75,6 +94,7 @@ def serve(
     signal.signal(signal.SIGTERM, stop)
     facts = {
         "address": listener.address,
+        "control": listening.control.address if listening.control else "",
         "model": opened.name,
         "fingerprint": opened.tokenizer.fingerprint,
         "layers": target.exits[-1],
@@ -89,11 +109,20 @@ def serve(
         soft_wrap=True,
         highlight=False,
     )
+    if listening.control is not None:
+        Console(stderr=True).print(
+            f"enrolled devices only; `foredraft keys token --control {listening.control.address}` lets one enrol.",
+            soft_wrap=True,
+            highlight=False,
+        )
     if ready_file is not None:
         partial = ready_file.with_name(f"{ready_file.name}.{os.getpid()}")
         partial.write_text(json.dumps(facts) + "\n")
         partial.replace(ready_file)
-    server.serve()
+    try:
+        server.serve()
+    finally:
+        listening.close()
     Console(stderr=True).print(f"stopped: {server.statistics}", soft_wrap=True, highlight=False)
 
 

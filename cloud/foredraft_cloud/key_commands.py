@@ -30,7 +30,9 @@ Data = Annotated[
 @keys.command()
 def token(
     valid: Annotated[float, typer.Option(min=0.01, help="Hours until it expires.")] = 24.0,
-    control: Annotated[str, typer.Option(help="Where devices reach the control plane, for the line to copy.")] = "HOST:5556",
+    control: Annotated[
+        str, typer.Option(help="Where devices reach the control plane, for the line to copy.")
+    ] = "HOST:5556",
     data: Data = None,
 ) -> None:
     """Make a token with which one device can enrol, and print the line to run there."""
@@ -66,13 +68,17 @@ def revoke(
 @keys.command()
 def make(
     name: Annotated[str | None, typer.Argument(help="With --public-key: what to call the device.")] = None,
-    public_key: Annotated[str | None, typer.Option(help="Let in a device whose key was brought by other means.")] = None,
+    public_key: Annotated[
+        str | None, typer.Option(help="Let in a device whose key was brought by other means.")
+    ] = None,
     data: Data = None,
 ) -> None:
     """Make the server's own keys, unless it has them, and print what identifies it."""
     folder = data or data_folder()
     if (name is None) != (public_key is None):
-        raise UsageError("to add a device give both its name and --public-key; to have it enrol itself: foredraft keys token")
+        raise UsageError(
+            "to add a device give both its name and --public-key; to have it enrol itself: foredraft keys token"
+        )
     if name is not None and public_key is not None:
         with _store(folder) as store:
             store.add(public_key, name)

@@ -152,7 +152,9 @@ class KeyStore:
         if not is_key(public_key):
             raise UsageError("that is no CURVE public key; one has forty characters (Z85).")
         if not (0 < len(name) <= MAX_NAME_CHARACTERS and name.isprintable() and name == name.strip()):
-            raise UsageError(f"a device's name has 1 to {MAX_NAME_CHARACTERS} printable characters; give it such a one.")
+            raise UsageError(
+                f"a device's name has 1 to {MAX_NAME_CHARACTERS} printable characters; give it such a one."
+            )
         held = connection.execute("SELECT revoked FROM devices WHERE public_key = ?", (public_key,)).fetchone()
         if held is not None:
             what = "was revoked" if held[0] is not None else "is enrolled already"

@@ -14,7 +14,8 @@ __all__ = ["enroll"]
 
 def enroll(
     server: Annotated[
-        str | None, typer.Argument(metavar="HOST:PORT", help="Of the server's control plane; without it, say where we are.")
+        str | None,
+        typer.Argument(metavar="HOST:PORT", help="Of the server's control plane; without it, say where we are."),
     ] = None,
     token: Annotated[str | None, typer.Option(help="From the operator (`foredraft keys token`).")] = None,
     name: Annotated[str | None, typer.Option(help="What the operator's list calls this device.")] = None,
@@ -40,4 +41,6 @@ def enroll(
     if token is None:
         raise UsageError("enrolling needs --token; an operator of the server makes one with `foredraft keys token`.")
     made = enrolment.enrol(server, token, name or platform.node() or "device", timeout_s=timeout)
-    typer.echo(f"enrolled as {made.device} with {made.model or 'the server'}; now: foredraft chat --server {made.endpoints[0]}")
+    typer.echo(
+        f"enrolled as {made.device} with {made.model or 'the server'}; now: foredraft chat --server {made.endpoints[0]}"
+    )

@@ -181,7 +181,9 @@ def _folder() -> Path:
 
 def _path(control: str) -> Path:
     host, port = parse_host_port(control)
-    return _folder() / f"{''.join(letter if letter.isalnum() or letter in '.-' else '_' for letter in host)}_{port}.json"
+    return (
+        _folder() / f"{''.join(letter if letter.isalnum() or letter in '.-' else '_' for letter in host)}_{port}.json"
+    )
 
 
 def _canonical(address: str) -> tuple[str, int]:

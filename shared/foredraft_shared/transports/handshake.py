@@ -20,6 +20,7 @@ from __future__ import annotations
 import errno
 import socket as sockets
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 
 import zmq
@@ -33,6 +34,7 @@ __all__ = ["HandshakeWatch", "server_mechanism"]
 _PATIENCE = 3
 """Handshakes that must fail in a row: a server that is just being stopped may break off one or two."""
 _PROBE_S = 1.0
+_MECHANISM_MISMATCH = 0x11000002  # ZMQ_PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
 _EVENTS = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
@@ -40,7 +42,8 @@ _EVENTS = (
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 )
 _GREETING_BYTES = 64
-_GREETING = (b"\xff" + bytes(8) + b"\x7f" + b"\x03\x01" + b"NULL").ljust(_GREETING_BYTES, b"\0")
+_GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x01"
+"""Signature and version. No more: at a mechanism it does not want a server hangs up before it names its own."""
 
 
 class HandshakeWatch:
@@ -81,7 +84,7 @@ class HandshakeWatch:
         self._socket.disable_monitor()
         self._monitor.close()
 
-    def _take(self, event: dict[str, object]) -> None:
+    def _take(self, event: Mapping[str, object]) -> None:
         kind, value = event["event"], event["value"]
         if kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._succeeded = True
@@ -93,6 +96,9 @@ class HandshakeWatch:
                 f"the server at {self._address} {before} this device's key (never enrolled there, or revoked); ask its "
                 "operator for a token (`foredraft keys token`), then run `foredraft enroll`."
             )
+        elif value == _MECHANISM_MISMATCH:  # libzmq does not try again
+            self._failed_in_a_row = _PATIENCE
+            self._mechanism = "NULL" if self._encrypted else "CURVE"
         elif kind == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL or value in (errno.EPIPE, errno.ECONNRESET):
             self._failed_in_a_row += 1
             if self._asking is None or not self._asking.is_alive():

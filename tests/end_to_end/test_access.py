@@ -1,0 +1,557 @@
+"""Who is not let in stays outside, is told why in one line, and leaves one line in the audit log.
+
+Real sockets on loopback: CURVE, the authenticator, gRPC over TLS; a toy target behind them.
+"""
+
+from __future__ import annotations
+
+import socket
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from toy_world import VOCABULARY, continuation
+
+from foredraft_cloud.caps import Caps
+from foredraft_cloud.engine import EngineOptions
+from foredraft_cloud.identity import certificate, operator_secret
+from foredraft_cloud.keys import KeyStore, written_token
+from foredraft_cloud.listening import Listening
+from foredraft_cloud.server import Server
+from foredraft_cloud.toy import ToyPass, ToyTarget
+from foredraft_edge import Client
+from foredraft_edge import enrolment as enrolling
+from foredraft_edge.link import Link
+from foredraft_protos import control_plane_pb2 as plane
+from foredraft_protos import control_plane_pb2_grpc as plane_grpc
+from foredraft_shared.control_channel import control_channel
+from foredraft_shared.errors import (
+    EnrolmentRefused,
+    ForedraftError,
+    InsecureBind,
+    LinkLost,
+    NotEnrolled,
+    Overloaded,
+    PromptTooLong,
+    ServerKeyMismatch,
+    SessionUnknown,
+    UsageError,
+)
+from foredraft_shared.ledger import Ledger
+from foredraft_shared.messages import Close, Draft, Failure, Open, Resume, SamplingParams, Verdict
+from foredraft_shared.models import Tokenizer
+from foredraft_shared.transports.curve import KeyPair, client_keys, new_key_pair
+from foredraft_shared.transports.zmq import ZmqListener, ZmqTransport
+
+pytestmark = pytest.mark.timeout(60)
+PROMPT = (3, 1, 4, 1, 5)
+GREEDY = SamplingParams()
+WAIT_S = 5.0
+
+
+class SlowToyTarget(ToyTarget):
+    """A pass takes a while, so that something can happen in the middle of a text."""
+
+    def verify(self, batch: Any, *, exits: bool = True) -> ToyPass:
+        time.sleep(0.02)
+        return super().verify(batch, exits=exits)
+
+
+class Secured:
+    """A server with keys, its control plane, and what an operator may do."""
+
+    def __init__(self, folder: Path, listening: Listening, server: Server) -> None:
+        self.folder = folder
+        self.server = server
+        self.listening = listening
+        self.store = KeyStore(folder)
+        self.address = listening.listener.address
+        assert listening.control is not None
+        self.control = listening.control.address
+        self.fingerprint = certificate(folder).fingerprint
+
+    def token(self, valid_s: float = 60.0) -> str:
+        return written_token(self.store.make_token(valid_s), self.fingerprint)
+
+    def device(self, name: str) -> tuple[enrolling.Enrolment, Callable[[], ZmqTransport]]:
+        """An enrolled device, and what connects it. The test's own enrolment file is the last one made."""
+        made = enrolling.enrol(self.control, self.token(), name)
+        keys = KeyPair(made.public_key, made.secret_key)
+        return made, lambda: ZmqTransport(self.address, secure=client_keys(made.server_key, keys))
+
+
+@contextmanager
+def secured(
+    folder: Path, *, fingerprint: str = "toy", caps: Caps | None = None, options: EngineOptions | None = None
+) -> Iterator[Secured]:
+    listening = Listening("tcp://127.0.0.1:0", secure=True, folder=folder)
+    server = Server(
+        SlowToyTarget(vocabulary=VOCABULARY),
+        listening.listener,
+        model="toy",
+        fingerprint=fingerprint,
+        options=options,
+        caps=caps,
+    )
+    listening.guard(server, "127.0.0.1:0")
+    thread = threading.Thread(target=server.serve, name="test-server")
+    thread.start()
+    service = Secured(folder, listening, server)
+    try:
+        yield service
+    finally:
+        service.store.close()
+        server.stop()
+        thread.join(15.0)
+        listening.close()
+        assert not thread.is_alive()
+
+
+@pytest.fixture(autouse=True)
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The device's own configuration folder."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return tmp_path / "config" / "foredraft"
+
+
+@pytest.fixture
+def audit() -> Iterator[Callable[[str], list[dict[str, Any]]]]:
+    """The lines of the audit log about something that was refused."""
+    with structlog.testing.capture_logs() as logs:
+        yield lambda what: [line for line in logs if line["event"] == "refused" and line["what"] == what]
+
+
+@pytest.fixture
+def tokenizer(smollm2: Any) -> Tokenizer:
+    return smollm2.tokenizer  # type: ignore[no-any-return]
+
+
+@contextmanager
+def greeted(transport: ZmqTransport, timeout_s: float = WAIT_S) -> Iterator[Link]:
+    link = Link(transport, where="the server")
+    try:
+        link.greet(timeout_s)
+        yield link
+    finally:
+        link.close()
+
+
+def one_line(error: BaseException) -> str:
+    text = str(error)
+    assert text
+    assert "\n" not in text
+    return text
+
+
+def refused(kind: type[ForedraftError], transport: ZmqTransport, words: str) -> None:
+    begun = time.monotonic()
+    with pytest.raises(kind, match=words) as caught, greeted(transport):
+        pass
+    one_line(caught.value)
+    assert time.monotonic() - begun < WAIT_S
+
+
+def soon(true: Callable[[], Any]) -> bool:
+    deadline = time.monotonic() + WAIT_S
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return bool(true())
+
+
+def answer(link: Link, kind: type) -> Any:
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        message = link.receive(0.2)
+        if isinstance(message, kind):
+            return message
+    raise AssertionError(f"no {kind.__name__}")
+
+
+# --- the way in ------------------------------------------------------------------------------------------------------
+
+
+def test_an_enrolled_device_writes(tmp_path: Path, tokenizer: Tokenizer, at_home: Path) -> None:
+    with secured(tmp_path / "data", fingerprint=tokenizer.fingerprint) as service:
+        made = enrolling.enrol(service.control, service.token(), "robot")
+        assert made.endpoints == (service.address,)
+        with Client(service.address, None, tokenizer=tokenizer) as device:  # finds its enrolment by itself
+            written = device.generate(PROMPT, max_tokens=20, stop_tokens=())
+        assert list(written.tokens) == continuation(PROMPT, GREEDY, 20)
+        (known,) = service.store.devices()
+        assert (known.name, known.public_key) == ("robot", made.public_key)
+        assert known.seen is not None
+        assert made.secret_key not in (tmp_path / "data" / "keys.sqlite").read_text("latin-1")
+
+
+def test_keys_are_for_their_owner_only(tmp_path: Path, at_home: Path) -> None:
+    with secured(tmp_path / "data") as service:
+        enrolling.enrol(service.control, service.token(), "robot")
+    kept = [*(tmp_path / "data").iterdir(), *(at_home / "enrolments").iterdir()]
+    assert {path.name for path in kept} >= {
+        "server.key",
+        "control.key",
+        "control.crt",
+        "operator.secret",
+        "keys.sqlite",
+    }
+    assert {stat.S_IMODE(path.stat().st_mode) for path in kept if path.name != "lock"} == {0o600}
+    for folder in (tmp_path / "data", at_home / "enrolments"):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    (file,) = (at_home / "enrolments").glob("*.json")
+    file.chmod(0o644)
+    with pytest.raises(UsageError, match="chmod 600"):
+        enrolling.enrolments()
+
+
+def test_the_server_keeps_its_identity_over_a_restart(tmp_path: Path) -> None:
+    with secured(tmp_path / "data") as service:
+        before = (service.fingerprint, operator_secret(service.folder))
+        made, _ = service.device("robot")
+    with secured(tmp_path / "data") as service:
+        assert (service.fingerprint, operator_secret(service.folder)) == before
+        keys = KeyPair(made.public_key, made.secret_key)
+        with greeted(ZmqTransport(service.address, secure=client_keys(made.server_key, keys))):
+            pass
+
+
+def test_beyond_this_machine_only_with_keys() -> None:
+    with pytest.raises(InsecureBind):
+        ZmqListener("tcp://0.0.0.0:0")
+    with pytest.raises(InsecureBind):
+        Listening("tcp://0.0.0.0:0", secure=False, folder=Path("unused"))
+
+
+# --- those who stay outside ------------------------------------------------------------------------------------------
+
+
+def test_not_enrolled(tmp_path: Path, audit: Any) -> None:
+    with secured(tmp_path / "data") as service:
+        made, _ = service.device("robot")
+        stranger = ZmqTransport(service.address, secure=client_keys(made.server_key, new_key_pair()))
+        refused(NotEnrolled, stranger, "foredraft enroll")
+        assert len(audit("not enrolled")) == 1
+
+
+def test_no_keys_at_all(tmp_path: Path, audit: Any) -> None:
+    with secured(tmp_path / "data") as service:
+        refused(NotEnrolled, ZmqTransport(service.address), "only enrolled devices.*foredraft enroll")
+        assert soon(lambda: audit("no encryption"))
+
+
+def test_wrong_server_key(tmp_path: Path, audit: Any) -> None:
+    with secured(tmp_path / "data") as service:
+        made, _ = service.device("robot")
+        keys = KeyPair(made.public_key, made.secret_key)
+        elsewhere = ZmqTransport(service.address, secure=client_keys(new_key_pair().public, keys))
+        refused(ServerKeyMismatch, elsewhere, "does not have the key.*enrol again")
+        assert soon(lambda: audit("expects another server key"))
+
+
+def test_there_is_no_way_back_to_talking_in_the_clear() -> None:
+    with closing(ZmqListener()) as listener:
+        keys = client_keys(new_key_pair().public, new_key_pair())
+        refused(ServerKeyMismatch, ZmqTransport(listener.address, secure=keys), "does not encrypt")
+
+
+def test_a_relay_with_nobody_behind_it_is_a_lost_link_and_no_wrong_key() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as relay:
+        stop = threading.Event()
+
+        def hang_up() -> None:
+            relay.settimeout(0.1)
+            while not stop.is_set():
+                try:
+                    relay.accept()[0].close()
+                except TimeoutError:
+                    continue
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        keys = client_keys(new_key_pair().public, new_key_pair())
+        transport = ZmqTransport(f"tcp://127.0.0.1:{relay.getsockname()[1]}", secure=keys)
+        try:
+            with pytest.raises(LinkLost), greeted(transport, 2.0):
+                pass
+        finally:
+            stop.set()
+            thread.join()
+
+
+def test_revoked_while_writing(tmp_path: Path, tokenizer: Tokenizer, audit: Any) -> None:
+    with secured(tmp_path / "data", fingerprint=tokenizer.fingerprint) as service:
+        enrolling.enrol(service.control, service.token(), "robot")
+        with Client(service.address, None, tokenizer=tokenizer) as device:
+            stream = device.stream(PROMPT, max_tokens=3000, stop_tokens=())
+            written = [next(stream).token for _ in range(5)]
+            service.store.revoke("robot")
+            begun = time.monotonic()
+            with pytest.raises(NotEnrolled) as caught:
+                written.extend(event.token for event in stream)
+            assert "revoked" in one_line(caught.value)
+            assert time.monotonic() - begun < 2.0
+            assert soon(lambda: service.server._engine.sessions == 0)
+            assert written == continuation(PROMPT, GREEDY, len(written))
+        with pytest.raises(NotEnrolled, match="revoked") as caught, Client(service.address, None, tokenizer=tokenizer):
+            pass
+        one_line(caught.value)
+        assert audit("revoked")
+
+
+def test_a_revoked_device_that_goes_on_talking_is_cut_off(tmp_path: Path) -> None:
+    with secured(tmp_path / "data") as service:
+        _, connect = service.device("robot")
+        with greeted(connect()) as link:
+            link.send(Open(b"s" * 16, PROMPT, max_tokens=50))
+            service.store.revoke("robot")
+            assert answer(link, Failure).code == "not_enrolled"
+
+            def talk() -> None:
+                for _ in range(100):
+                    link.send(Draft(b"s" * 16, 1, 1, 5, Ledger(b"s" * 16, PROMPT).digest, ()))
+                    assert not isinstance(link.receive(0.05), Verdict)
+
+            with pytest.raises((NotEnrolled, LinkLost)):
+                talk()
+            assert soon(lambda: _raises(NotEnrolled, link))
+
+
+def _raises(kind: type[Exception], link: Link) -> bool:
+    try:
+        link.receive(0.05)
+    except kind:
+        return True
+    return False
+
+
+# --- tokens ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_token_is_good_once(tmp_path: Path, audit: Any) -> None:
+    with secured(tmp_path / "data") as service:
+        token = service.token()
+        enrolling.enrol(service.control, token, "robot")
+        with pytest.raises(EnrolmentRefused, match="has been used") as caught:
+            enrolling.enrol(service.control, token, "another")
+        one_line(caught.value)
+        assert len(service.store.devices()) == 1
+        assert len(audit("enrolment token")) == 1
+
+
+def test_an_expired_token_and_one_nobody_made(tmp_path: Path, audit: Any) -> None:
+    with secured(tmp_path / "data") as service:
+        expired = service.token(valid_s=0.0)
+        time.sleep(0.01)
+        for token, words in ((expired, "expired"), (written_token(b"x" * 16, service.fingerprint), "no such")):
+            with pytest.raises(EnrolmentRefused, match=words):
+                enrolling.enrol(service.control, token, "robot")
+        assert service.store.devices() == []
+        assert len(audit("enrolment token")) == 2
+        for nonsense in ("", "abc", "é" * 64):
+            with pytest.raises(UsageError, match="no enrolment token"):
+                enrolling.enrol(service.control, nonsense, "robot")
+
+
+def test_who_missed_the_answer_may_ask_again(tmp_path: Path) -> None:
+    with secured(tmp_path / "data") as service:
+        secret, keys = service.store.make_token(60.0), new_key_pair()
+        service.store.enrol(secret, keys.public, "robot")
+        service.store.enrol(secret, keys.public, "robot")
+        service.store.revoke("robot")
+        with pytest.raises(EnrolmentRefused):
+            service.store.enrol(secret, keys.public, "robot")
+
+
+def test_a_server_with_another_certificate_is_not_told_the_token(tmp_path: Path) -> None:
+    with secured(tmp_path / "one") as one, secured(tmp_path / "two") as two:
+        with pytest.raises(ServerKeyMismatch, match="do not go on") as caught:
+            enrolling.enrol(two.control, one.token(), "robot")
+        one_line(caught.value)
+    with pytest.raises(LinkLost, match="control plane") as caught_lost:
+        enrolling.enrol(two.control, written_token(b"x" * 16, b"y" * 32), "robot", timeout_s=1.0)
+    one_line(caught_lost.value)
+
+
+# --- the control plane ------------------------------------------------------------------------------------------------
+
+
+def test_health_reflection_and_facts(tmp_path: Path) -> None:
+    with (
+        secured(tmp_path / "data") as service,
+        control_channel(service.control, service.fingerprint, WAIT_S) as channel,
+    ):
+        health = health_pb2_grpc.HealthStub(channel)
+        for name in ("", "foredraft.control_plane.ControlPlane"):
+            answered = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=WAIT_S)
+            assert answered.status == health_pb2.HealthCheckResponse.SERVING
+        asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+        (listed,) = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(asked, timeout=WAIT_S)
+        names = {each.name for each in listed.list_services_response.service}
+        assert {"foredraft.control_plane.ControlPlane", "grpc.health.v1.Health"} <= names
+        facts = plane_grpc.ControlPlaneStub(channel).Facts(plane.FactsRequest(), timeout=WAIT_S)
+        assert (facts.model, facts.vocabulary) == ("toy", VOCABULARY)
+        assert facts.server_epoch == service.server.welcome.server_epoch
+
+
+def test_only_the_operator_drains(tmp_path: Path, tokenizer: Tokenizer, audit: Any) -> None:
+    with secured(tmp_path / "data", fingerprint=tokenizer.fingerprint) as service:
+        enrolling.enrol(service.control, service.token(), "robot")
+        with control_channel(service.control, service.fingerprint, WAIT_S) as channel:
+            stub = plane_grpc.ControlPlaneStub(channel)
+            with pytest.raises(grpc.RpcError) as caught:
+                stub.Drain(plane.DrainRequest(grace_ms=0), timeout=WAIT_S)
+            assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+            assert len(audit("drain")) == 1
+            with Client(service.address, None, tokenizer=tokenizer) as device:
+                stream = device.stream(PROMPT, max_tokens=40, stop_tokens=())
+                written = [next(stream).token for _ in range(3)]
+                bearer = (("authorization", f"Bearer {operator_secret(service.folder)}"),)
+                reply = stub.Drain(plane.DrainRequest(grace_ms=20_000), timeout=WAIT_S, metadata=bearer)
+                assert reply.sessions == 1
+                answered = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=WAIT_S)
+                assert answered.status == health_pb2.HealthCheckResponse.NOT_SERVING
+                written += [event.token for event in stream]
+                assert written == continuation(PROMPT, GREEDY, 40)
+        assert soon(service.server._stopping.is_set)  # the last session is over
+
+
+# --- sessions and caps ------------------------------------------------------------------------------------------------
+
+
+def test_another_devices_session(tmp_path: Path, audit: Any) -> None:
+    session = b"s" * 16
+    with secured(tmp_path / "data") as service:
+        (_, connect_owner), (_, connect_thief) = service.device("owner"), service.device("thief")
+        with greeted(connect_owner()) as owner, greeted(connect_thief()) as thief:
+            ledger = Ledger(session, PROMPT)
+            owner.send(Open(session, PROMPT, max_tokens=50))
+            owner.send(Draft(session, 1, 1, 5, ledger.digest, ()))
+            first = answer(owner, Verdict)
+            attempts = (
+                Open(session, PROMPT, max_tokens=50),
+                Draft(session, 1, 1, 5, ledger.digest, ()),
+                Resume(session, 9, (*PROMPT, first.token), len(PROMPT), max_tokens=50),
+                Close(session),
+            )
+            for attempt in attempts:
+                thief.send(attempt)
+                if not isinstance(attempt, Close):  # which is never answered
+                    assert answer(thief, Failure).code == SessionUnknown.code
+            assert thief.receive(0.2) is None  # nothing leaks later either
+            owner.send(Draft(session, 1, 1, 5, ledger.digest, ()))
+            assert replace(answer(owner, Verdict), timing=first.timing) == first
+        assert len(audit("another device's session")) == len(attempts)
+
+
+def test_caps_of_a_device(tmp_path: Path, audit: Any) -> None:
+    caps = Caps(rounds_per_second=5.0, prompt_tokens=20)
+    with secured(tmp_path / "data", caps=caps, options=EngineOptions(max_sessions_per_device=2)) as service:
+        (_, connect), (_, connect_other) = service.device("robot"), service.device("other")
+        with greeted(connect()) as link, greeted(connect_other()) as other:
+            link.send(Open(b"p" * 16, tuple(range(21)), max_tokens=5))
+            assert answer(link, Failure).code == PromptTooLong.code
+            for number in range(3):
+                link.send(Open(bytes([number]) * 16, PROMPT, max_tokens=5))
+            failure = answer(link, Failure)
+            assert (failure.code, failure.session) == (Overloaded.code, b"\2" * 16)
+            assert failure.retry_after_ms > 0
+            for _ in range(12):
+                link.send(Draft(b"\0" * 16, 1, 1, 5, 0, ()))
+            failure = answer(link, Failure)
+            assert "rounds a second" in failure.message
+            assert failure.retry_after_ms > 0
+            assert audit("too many rounds")
+            # Another device is not concerned.
+            other.send(Open(b"o" * 16, PROMPT, max_tokens=5))
+            other.send(Draft(b"o" * 16, 1, 1, 5, Ledger(b"o" * 16, PROMPT).digest, ()))
+            assert answer(other, Verdict)
+
+
+# --- what can be overheard --------------------------------------------------------------------------------------------
+
+
+class Tap:
+    """A relay that keeps every byte."""
+
+    def __init__(self, address: str) -> None:
+        host, _, port = address.removeprefix("tcp://").rpartition(":")
+        self._server = (host, int(port))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        self.heard = bytearray()
+        self.address = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                device = self._listener.accept()[0]
+            except OSError:
+                return
+            server = socket.create_connection(self._server)
+            self._open += [device, server]
+            for pair in ((device, server), (server, device)):
+                self._threads.append(threading.Thread(target=self._copy, args=pair))
+                self._threads[-1].start()
+
+    def _copy(self, source: socket.socket, sink: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                self.heard += data
+                sink.sendall(data)
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        for each in (self._listener, *self._open):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(WAIT_S)
+        for each in (self._listener, *self._open):
+            each.close()
+
+
+@pytest.mark.parametrize("encrypted", [True, False])
+def test_nothing_of_a_prompt_is_in_the_clear(tmp_path: Path, encrypted: bool) -> None:
+    """Without keys the same tap hears everything: so it does listen."""
+    from foredraft_shared.wire import Codec
+
+    opening = Open(b"s" * 16, tuple(range(7, 60)), max_tokens=20)
+    telling = [b"s" * 16, bytes(opening.prompt[:8]), Codec().encode(opening)[4:40], b"a device of mine"]
+    with secured(tmp_path / "data") as service:
+        made, _ = service.device("robot")
+        keys = KeyPair(made.public_key, made.secret_key)
+        plain = ZmqListener() if not encrypted else None
+        tap = Tap(plain.address if plain else service.address)
+        transport = ZmqTransport(tap.address, secure=client_keys(made.server_key, keys) if encrypted else None)
+        link = Link(transport, where="the server", device="a device of mine")
+        try:
+            if plain is None:
+                link.greet(WAIT_S)
+                link.send(opening)
+                link.send(Draft(opening.session, 1, 1, 53, Ledger(opening.session, opening.prompt).digest, (7, 8, 9)))
+                assert answer(link, Verdict)
+            else:
+                assert transport.ready(WAIT_S)
+                transport.send(link._hello)
+                transport.send(opening)
+                assert plain.receive(WAIT_S)
+                assert plain.receive(WAIT_S)
+        finally:
+            link.close()
+            if plain:
+                plain.close()
+            tap.close()
+        assert len(tap.heard) > 500 or not encrypted
+        assert [each in tap.heard for each in telling] == [not encrypted] * len(telling)
