@@ -80,7 +80,7 @@ def demo(
         "smollm2-135m"
     ),
     draft: Annotated[
-        str, typer.Option(help="The device's: the same, or first:LAYERS, ngram; auto takes what suits the target.")
+        str, typer.Option(help="The device's: a model, first:LAYERS, ngram…; auto: the target in int8, if none was trained.")
     ] = "auto",
     prompts: Annotated[
         Path | None, typer.Option(help="JSON lines with `prompt` or `turns` instead of the three built in.")
@@ -122,7 +122,8 @@ def demo(
         check_writable(json_file)
     stop_on_termination()
     if draft == "auto":  # said by its name, so that everybody knows what was measured
-        settings = dataclasses.replace(settings, draft=default_draft(target, offline=offline))
+        trained = default_draft(target, offline=offline)
+        settings = dataclasses.replace(settings, draft=f"onnx-int8:{target}" if trained == "ngram" else trained)
     console = Console()
     cores = choose_cores()
     pin(0, cores.edge)
