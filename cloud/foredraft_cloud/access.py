@@ -26,7 +26,7 @@ from .keys import KeyStore
 __all__ = ["Access"]
 
 _LOOK_EVERY_S = 0.5
-_EVENTS = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_MONITOR_STOPPED
+_EVENTS = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_MONITOR_STOPPED
 _MECHANISM_MISMATCH = 0x11000002  # ZMQ_PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
 _CRYPTOGRAPHIC = 0x11000001  # ZMQ_PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC
 
@@ -63,6 +63,8 @@ class Access:
 
     def admits(self, identity: str) -> bool:
         """Whether a device that is connected may still speak; called by the listener for each message."""
+        if not identity:
+            return False  # cannot be: the authenticator names whom it lets in
         if identity in self._revoked:
             self._audit.refused("revoked", device=self._store.name_of(identity), key=short(identity))
             return False
@@ -121,7 +123,10 @@ class Access:
         assert self._monitor is not None
         with self._monitor as monitor, contextlib.suppress(zmq.ContextTerminated):
             while (event := recv_monitor_message(monitor))["event"] != zmq.EVENT_MONITOR_STOPPED:
-                if event["value"] == _MECHANISM_MISMATCH:
+                if event["event"] == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+                    # The other side hung up or said nothing: one without keys that has seen that we want some, say.
+                    self._audit.refused("handshake broken off")
+                elif event["value"] == _MECHANISM_MISMATCH:
                     self._audit.refused("no encryption")
                 elif event["value"] == _CRYPTOGRAPHIC:
                     self._audit.refused("expects another server key")

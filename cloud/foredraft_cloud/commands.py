@@ -111,7 +111,8 @@ def serve(
     )
     if listening.control is not None:
         Console(stderr=True).print(
-            f"enrolled devices only; `foredraft keys token --control {listening.control.address}` lets one enrol.",
+            "enrolled devices only; `foredraft keys token --control HOST:"
+            f"{listening.control.address.rpartition(':')[2]}` lets one enrol.",
             soft_wrap=True,
             highlight=False,
         )

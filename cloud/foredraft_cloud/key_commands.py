@@ -14,6 +14,7 @@ from rich.table import Table
 
 from foredraft_shared.errors import UsageError
 
+from .audit import short
 from .identity import certificate, server_key_pair
 from .keys import KeyStore, data_folder, written_token
 
@@ -50,13 +51,13 @@ def list_devices(data: Data = None) -> None:
         devices = store.devices()
     table = Table("Name", "Key", "Enrolled", "Last seen", "Revoked", box=None, pad_edge=False)
     for each in devices:
-        table.add_row(each.name, each.public_key, _when(each.created), _when(each.seen), _when(each.revoked))
+        table.add_row(each.name, short(each.public_key), _when(each.created), _when(each.seen), _when(each.revoked))
     Console(highlight=False, markup=False).print(table if devices else "no device is enrolled; `foredraft keys token`.")
 
 
 @keys.command()
 def revoke(
-    device: Annotated[str, typer.Argument(help="Its name, or its public key (after a --).")],
+    device: Annotated[str, typer.Argument(help="Its name, or its key as the list shows it.")],
     data: Data = None,
 ) -> None:
     """Let a device in no more; if it is connected, it is cut off within a second."""

@@ -170,7 +170,7 @@ class KeyStore:
         """Let a device in no more; one that is connected is cut off within a second.
 
         Args:
-            device: its name, or its public key.
+            device: its name, or its public key, or the first eight characters of that.
 
         Raises:
             UsageError: no such device is let in.
@@ -178,8 +178,8 @@ class KeyStore:
         with self._writing() as connection:
             row = connection.execute(
                 "SELECT public_key, name, created, revoked, seen FROM devices "
-                "WHERE (name = ? OR public_key = ?) AND revoked IS NULL",
-                (device, device),
+                "WHERE (name = ? OR public_key = ? OR substr(public_key, 1, 8) = ?) AND revoked IS NULL",
+                (device, device, device),
             ).fetchone()
             if row is None:
                 raise UsageError(f"no device {device!r} is enrolled; `foredraft keys list` shows which are.")

@@ -245,7 +245,7 @@ def test_not_enrolled(tmp_path: Path, audit: Any) -> None:
 def test_no_keys_at_all(tmp_path: Path, audit: Any) -> None:
     with secured(tmp_path / "data") as service:
         refused(NotEnrolled, ZmqTransport(service.address), "only enrolled devices.*foredraft enroll")
-        assert soon(lambda: audit("no encryption"))
+        assert soon(lambda: audit("no encryption") or audit("handshake broken off"))  # whoever notices first
 
 
 def test_wrong_server_key(tmp_path: Path, audit: Any) -> None:
