@@ -38,9 +38,16 @@ def recorded(trace: Trace) -> Recorded:
     drafts = [record for record in rounds if record.kind == "speculate" and record.drafted]
     if not drafts:
         raise UsageError("the trace holds no round with a draft; record one with --mode speculate.")
-    # The drafter's time covers what was thrown away, and the guesses at the target's own tokens that were right.
-    made = sum(record.drafted + record.discarded + (record.guess_hit is True) for record in drafts)
-    draft_ms = sum(record.drafting_us or 0 for record in drafts) / 1e3 / made
+    # What was thrown away was drafted, too, be it in rounds that never got a verdict; and so was each guess at the target's
+    # own token: a right one stayed, of a wrong one its place is all that is left.
+    spent_ms = sum(record.drafting_us or 0 for record in _after_first(trace.rounds)) / 1e3
+    made = sum(
+        (record.accepted or 0)
+        + record.discarded
+        + (record.guess_hit is not None or record.drafted > (record.accepted or 0))
+        for record in drafts
+    )
+    draft_ms = spent_ms / made
     verify_ms = statistics.median(_computed_ms(drafts))
     alone = [record for record in rounds if not record.drafted]
     decode_ms = statistics.median(_computed_ms(alone)) if alone else None

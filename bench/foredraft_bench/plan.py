@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -265,10 +266,12 @@ def _finite(told: dict[str, Any]) -> dict[str, Any]:
 
 
 def _print(case: Case, told: dict[str, Any]) -> None:
-    table = Table(title=f"{case.texts} texts of {case.tokens} tokens, simulated", title_justify="left")
-    table.add_column("mode")
-    for column in ("ms/token", "speed-up", "first", "p95 gap", "accepted", "guessed", "passes"):
-        table.add_column(column, justify="right")
+    table = Table(
+        title=f"{case.texts} texts of {case.tokens} tokens, simulated", title_justify="left", box=box.SIMPLE_HEAD
+    )
+    table.add_column("mode", no_wrap=True)
+    for column in ("ms/token", "speed-up", "first", "p95", "accepted", "guessed", "passes"):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in told["rows"]:
         table.add_row(
             LABELS[row["mode"]],
@@ -283,7 +286,10 @@ def _print(case: Case, told: dict[str, Any]) -> None:
     console = Console()
     console.print(table)
     console.print(
-        "Times in ms; accepted of drafted tokens a round, verdicts foreseen, passes of the cloud a token.", style="dim"
+        "Times in ms: to the first token, and the 95th percentile of gaps. Accepted of drafted tokens a round; verdicts "
+        "foreseen; passes of the cloud a token.",
+        style="dim",
+        highlight=False,
     )
     planner = told["planner"]
     lines = [

@@ -53,6 +53,10 @@ class Estimate:
         weight = max(1.0 / self.samples, 1.0 / self.memory)
         self.value += weight * (sample - self.value)
 
+    def doubt(self, samples: int = 0) -> None:
+        """Let the value stand for so many samples at most: it is old."""
+        self.samples = min(self.samples, samples)
+
 
 @dataclass(slots=True)
 class Measurements:
@@ -215,6 +219,9 @@ class AdaptivePlanner(_Measuring):
     """Drafted tokens that the belief in :data:`_PRIOR` is worth."""
     _PRIOR = 0.75
 
+    _OLD = 12
+    """Samples that an acceptance from before a cool-down is worth."""
+
     def __init__(self, *, longest: int = 16, switch: bool = True, warm_up: int = 3, window: int = 2) -> None:
         super().__init__()
         self._longest = longest
@@ -224,6 +231,7 @@ class AdaptivePlanner(_Measuring):
         self._lost_ms = 0.0
         self._failures = 0
         self._resume_at = 0
+        self._waited = False
         self._before = 0
         """Tokens of earlier texts."""
         self._written = 0
@@ -305,7 +313,13 @@ class AdaptivePlanner(_Measuring):
             self._lost_ms = 0.0
         wait = self._resume_at - passed
         if wait > 0:
+            self._waited = True
             return Plan("cloud", f"{promise}; next trial in {wait} tokens", wait)
+        if self._waited:  # link and text may be others by now
+            self._waited = False
+            self.measured.rtt_ms.doubt()
+            self.measured.acceptance.doubt(self._OLD)
+            self._best = None
         return Plan("speculate", promise)
 
     def _failed(self, alone_ms: float) -> bool:
