@@ -72,6 +72,7 @@ class ControlPlane:
         audit: Audit | None = None,
     ) -> None:
         host, port = parse_host_port(address)
+        host = "0.0.0.0" if host == "*" else host  # noqa: S104 - ZeroMQ's way to say it, which gRPC does not know
         self._health = health.HealthServicer(
             experimental_non_blocking=True, experimental_thread_pool=ThreadPoolExecutor(1, "foredraft-health")
         )

@@ -56,8 +56,8 @@ def control_channel(address: str, fingerprint: bytes, timeout_s: float) -> Itera
     certificate = _fetch(address, timeout_s)
     if not hmac.compare_digest(hashlib.sha256(certificate).digest(), fingerprint):
         raise ServerKeyMismatch(
-            f"who answers at {address} does not have the certificate that the token names; check the address and the "
-            "token, and if both are right, do not go on: somebody stands in between."
+            f"who answers at {address} does not have the certificate that the token (or --data) names; check both and the "
+            "address, and if they are right, do not go on: somebody stands in between."
         )
     host, port = parse_host_port(address)
     credentials = grpc.ssl_channel_credentials(ssl.DER_cert_to_PEM_cert(certificate).encode())

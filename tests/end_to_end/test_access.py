@@ -34,6 +34,7 @@ from foredraft_edge import enrolment as enrolling
 from foredraft_edge.link import Link
 from foredraft_protos import control_plane_pb2 as plane
 from foredraft_protos import control_plane_pb2_grpc as plane_grpc
+from foredraft_shared.command import main
 from foredraft_shared.control_channel import control_channel
 from foredraft_shared.errors import (
     EnrolmentRefused,
@@ -92,9 +93,14 @@ class Secured:
 
 @contextmanager
 def secured(
-    folder: Path, *, fingerprint: str = "toy", caps: Caps | None = None, options: EngineOptions | None = None
+    folder: Path,
+    *,
+    bind: str = "tcp://127.0.0.1:0",
+    fingerprint: str = "toy",
+    caps: Caps | None = None,
+    options: EngineOptions | None = None,
 ) -> Iterator[Secured]:
-    listening = Listening("tcp://127.0.0.1:0", secure=True, folder=folder)
+    listening = Listening(bind, secure=True, folder=folder)
     server = Server(
         SlowToyTarget(vocabulary=VOCABULARY),
         listening.listener,
@@ -333,6 +339,17 @@ def _raises(kind: type[Exception], link: Link) -> bool:
     return False
 
 
+def test_a_server_set_up_anew_at_the_same_address(tmp_path: Path) -> None:
+    """The device was connected, and its server comes back with another key: it says so, and tries no longer."""
+    with secured(tmp_path / "one") as service:
+        _, connect = service.device("robot")
+        address = service.address
+        with greeted(connect()) as link:
+            service.server.stop()
+            with secured(tmp_path / "two", bind=address):
+                assert soon(lambda: _raises(ServerKeyMismatch, link))
+
+
 # --- tokens ----------------------------------------------------------------------------------------------------------
 
 
@@ -379,6 +396,43 @@ def test_a_server_with_another_certificate_is_not_told_the_token(tmp_path: Path)
     with pytest.raises(LinkLost, match="control plane") as caught_lost:
         enrolling.enrol(two.control, written_token(b"x" * 16, b"y" * 32), "robot", timeout_s=1.0)
     one_line(caught_lost.value)
+
+
+# --- the commands ----------------------------------------------------------------------------------------------------
+
+
+def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What an operator and the user of a device type, in turn."""
+    monkeypatch.setenv("FOREDRAFT_DATA", str(tmp_path / "data"))
+
+    def foredraft(*words: str, code: int = 0) -> str:
+        assert main(words) == code
+        shown = capsys.readouterr()
+        said = shown.out if code == 0 else shown.err
+        assert code == 0 or (said.startswith("error: ") and said.count("\n") == 1)
+        return said
+
+    with secured(tmp_path / "data") as service:
+        assert "enrolled nowhere" in foredraft("enroll")
+        assert "no device is enrolled" in foredraft("keys", "list")
+        command, *enroll = foredraft("keys", "token", "--control", service.control).split()
+        assert (command, enroll[0]) == ("foredraft", "enroll")
+        assert service.address in foredraft(*enroll, "--name", "robot")
+        assert "has been used" in foredraft(*enroll, "--name", "another", code=1)
+        assert "needs --token" in foredraft("enroll", service.control, code=2)
+        assert "robot" in foredraft("enroll")
+        assert "robot" in foredraft("keys", "list")
+        foredraft("keys", "revoke", "robot")
+        assert "keys list" in foredraft("keys", "revoke", "robot", code=2)
+        assert "forgotten" in foredraft("enroll", service.address, "--forget")
+        assert "not enrolled" in foredraft("enroll", service.address, "--forget", code=2)
+        brought = new_key_pair().public
+        foredraft("keys", "make", "arm", "--public-key", brought)
+        assert service.store.admits(brought)
+        assert service.fingerprint.hex() in foredraft("keys", "make")
+        assert "open sessions: 0" in foredraft("drain", service.control)
+        assert soon(service.server._stopping.is_set)
+    assert "no answer" in foredraft("drain", service.control, code=1)
 
 
 # --- the control plane ------------------------------------------------------------------------------------------------

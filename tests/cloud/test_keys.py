@@ -1,0 +1,154 @@
+"""The key store, the server's identity, and what one device may ask for."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from foredraft_cloud.audit import TokenBucket
+from foredraft_cloud.caps import Caps, Turnstile
+from foredraft_cloud.identity import certificate, server_key_pair
+from foredraft_cloud.keys import KeyStore, written_token
+from foredraft_shared.clock import ManualClock
+from foredraft_shared.errors import EnrolmentRefused, UsageError
+from foredraft_shared.messages import Close, Decode, Failure, Hello, Ping, Resume
+from foredraft_shared.private_files import write_private
+from foredraft_shared.transports.base import Peer
+from foredraft_shared.transports.curve import is_key, new_key_pair
+
+KEY = new_key_pair().public
+
+
+class Lines:
+    """An audit log that only counts."""
+
+    def __init__(self) -> None:
+        self.refusals: list[str] = []
+
+    def refused(self, what: str, **facts: object) -> None:
+        self.refusals.append(what)
+
+
+def test_of_many_at_once_one_uses_a_token(tmp_path: Path) -> None:
+    first, second = KeyStore(tmp_path), KeyStore(tmp_path)  # two processes, as it were
+    secret = first.make_token(60.0)
+    refused: list[EnrolmentRefused] = []
+
+    def enrol(store: KeyStore, name: str) -> None:
+        try:
+            store.enrol(secret, new_key_pair().public, name)
+        except EnrolmentRefused as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=enrol, args=((first, second)[i % 2], f"device-{i}")) for i in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(refused) == 11
+    assert len(second.devices()) == 1
+    first.close()
+    second.close()
+
+
+def test_a_token_expires(tmp_path: Path) -> None:
+    clock = ManualClock()
+    store = KeyStore(tmp_path, clock.now)
+    secret = store.make_token(60.0)
+    clock.advance(61.0)
+    with pytest.raises(EnrolmentRefused, match="expired"):
+        store.enrol(secret, KEY, "robot")
+    store.close()
+
+
+def test_a_mistake_in_the_name_does_not_cost_the_token(tmp_path: Path) -> None:
+    store = KeyStore(tmp_path)
+    store.add(new_key_pair().public, "robot")
+    secret = store.make_token(60.0)
+    for name, words in (("robot", "enrolled already"), ("", "characters"), ("a\nb", "characters"), ("x" * 65, "64")):
+        with pytest.raises(UsageError, match=words):
+            store.enrol(secret, KEY, name)
+    with pytest.raises(UsageError, match="no CURVE public key"):
+        store.enrol(secret, "x" * 39, "arm")
+    store.enrol(secret, KEY, "arm")
+    assert store.admits(KEY)
+    store.close()
+
+
+def test_a_revoked_key_never_comes_back_and_its_name_may(tmp_path: Path) -> None:
+    store = KeyStore(tmp_path)
+    store.add(KEY, "robot")
+    assert store.revoke("robot").public_key == KEY
+    assert not store.admits(KEY)
+    assert store.revoked() == {KEY}
+    with pytest.raises(UsageError, match="was revoked"):
+        store.add(KEY, "robot")
+    again = new_key_pair().public
+    store.add(again, "robot")
+    assert store.revoke(again[:8]).public_key == again
+    store.close()
+
+
+def test_tokens_never_begin_like_an_option(tmp_path: Path) -> None:
+    store = KeyStore(tmp_path)
+    for _ in range(64):
+        assert written_token(store.make_token(60.0), bytes(32))[0].isalnum()
+    store.close()
+
+
+def test_what_is_a_key() -> None:
+    assert is_key(KEY)
+    for wrong in ("", KEY[:-1], KEY + "a", "é" * 40, " " * 40, "#" * 40, "%nSc0" * 8 + "x"):
+        assert not is_key(wrong)
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    server_key_pair(tmp_path)
+    write_private(tmp_path / "server.key", b"nonsense\n")
+    with pytest.raises(UsageError, match=r"server\.key is damaged"):
+        server_key_pair(tmp_path)
+    certificate(tmp_path)
+    write_private(tmp_path / "control.crt", b"nonsense\n")
+    with pytest.raises(UsageError, match=r"control\.crt is damaged"):
+        certificate(tmp_path)
+    write_private(tmp_path / "keys.sqlite", b"nonsense, and no database at all\n" * 40)
+    with pytest.raises(UsageError, match=r"keys\.sqlite cannot be used"):
+        KeyStore(tmp_path)
+
+
+def test_a_bucket() -> None:
+    clock = ManualClock()
+    bucket = TokenBucket(2.0, 4.0, clock.now)
+    assert [bucket.take() for _ in range(4)] == [0.0] * 4
+    assert bucket.take() == pytest.approx(0.5)
+    clock.advance(0.5)
+    assert bucket.take() == 0.0
+    clock.advance(60.0)
+    assert [bucket.take() > 0.0 for _ in range(5)] == [False] * 4 + [True]
+
+
+def test_limits_are_each_devices_own_and_nobodys_without_keys() -> None:
+    clock, lines = ManualClock(), Lines()
+    turnstile = Turnstile(Caps(rounds_per_second=1.0, messages_per_second=2.0, prompt_tokens=3), lines, clock.now)  # type: ignore[arg-type]
+    decode = Decode(b"s" * 16, 1, 1, 1, 0, 1)
+    one, two, anybody = Peer(b"1", "one"), Peer(b"2", "two"), Peer(b"3")
+    assert [turnstile.passes(one, decode) is True for _ in range(4)] == [True, True, False, False]
+    assert turnstile.passes(two, decode) is True
+    assert all(turnstile.passes(anybody, decode) is True for _ in range(50))
+    refusal = turnstile.passes(one, decode)
+    assert isinstance(refusal, Failure)
+    assert refusal.session == decode.session
+    assert 0 < refusal.retry_after_ms <= 1000
+    assert turnstile.passes(one, Close(b"s" * 16)) is True
+    # A device with a new connection is the same device.
+    assert isinstance(turnstile.passes(Peer(b"9", "one"), decode), Failure)
+    assert [turnstile.passes(two, Ping(1)) for _ in range(5)] == [True] * 4 + [False]
+    assert isinstance(turnstile.passes(two, Hello(1, "")), Failure)
+    clock.advance(1.0)
+    assert turnstile.passes(one, decode) is True
+    long = turnstile.passes(two, Resume(b"s" * 16, 2, (1, 2, 3, 4), 4))
+    assert isinstance(long, Failure)
+    assert long.code == "prompt_too_long"
+    assert set(lines.refusals) == {"too many rounds", "too many messages", "prompt too long"}
