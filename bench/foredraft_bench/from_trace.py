@@ -10,7 +10,7 @@ from foredraft_shared.errors import UsageError
 from foredraft_shared.traces import RoundRecord
 from foredraft_shared.traces.reader import Trace
 
-from .virtual import Times
+from .virtual_models import Times
 
 __all__ = ["Recorded", "acceptance_by_position", "recorded"]
 

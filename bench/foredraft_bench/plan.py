@@ -22,7 +22,7 @@ from foredraft_shared.transports.relay import LinkSettings
 
 from .from_trace import recorded
 from .simulate import Simulation, planner_for, simulate
-from .virtual import Times
+from .virtual_models import Times
 
 __all__ = ["Case", "Row", "answer", "plan"]
 
@@ -267,7 +267,10 @@ def _finite(told: dict[str, Any]) -> dict[str, Any]:
 
 def _print(case: Case, told: dict[str, Any]) -> None:
     table = Table(
-        title=f"{case.texts} texts of {case.tokens} tokens, simulated", title_justify="left", box=box.SIMPLE_HEAD
+        title=f"{case.texts} texts of {case.tokens} tokens, simulated",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     table.add_column("mode", no_wrap=True)
     for column in ("ms/token", "speed-up", "first", "p95", "accepted", "guessed", "passes"):

@@ -20,7 +20,8 @@ from foredraft_shared.transports.profiles import LinkRecording
 from foredraft_shared.transports.relay import LinkSettings
 
 from .metrics import percentile
-from .virtual import RIGHT, Skill, Times, VirtualDrafter, World
+from .virtual import World
+from .virtual_models import RIGHT, Skill, Times, VirtualDrafter
 
 __all__ = ["MODES", "Decision", "Simulation", "simulate", "waiting_ms_per_token"]
 
@@ -123,7 +124,7 @@ def simulate(
     """Write a text of ``tokens`` tokens.
 
     Args:
-        acceptance, concentration: see :class:`foredraft_bench.virtual.Skill`.
+        acceptance, concentration: see :class:`foredraft_bench.virtual_models.Skill`.
         mode: one of :data:`MODES`.
         length: tokens a draft; by default the planner adapts it.
         planner, options: in place of what ``mode`` and ``length`` imply.

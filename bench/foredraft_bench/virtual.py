@@ -1,11 +1,9 @@
-"""A device, a link and a cloud in virtual time: the real round loop and the real engine around a model that only takes time.
+"""A device, a link and a cloud in virtual time: the real round loop and the real engine around models
+that only take time (:mod:`.virtual_models`).
 
 Nothing here decides anything. The loop, its planner, the ledgers, the wire format and the engine are the product's own;
 what is made up is how long things take, and whether the drafter is right. The clock counts nanoseconds and jumps from one
 event to the next, so a run is the same every time and costs only what the loop and the engine themselves cost.
-
-The text is trivial (the target's token is always 1, a wrong draft is 0): what matters of a text is where the drafter goes
-wrong in it, and that is drawn once for each position, so that every mode and policy meets the same text.
 
 The cloud works as :mod:`foredraft_cloud.server` does: what arrives during a pass waits for its end. A pass is computed at
 its first instant, which changes nothing, since nothing that comes later can enter it.
@@ -18,111 +16,23 @@ import itertools
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from foredraft_cloud.engine import Engine, EngineOptions
-from foredraft_cloud.target import ExitView, Logits, Run
-from foredraft_edge.drafters.base import Proposal
-from foredraft_edge.drafters.text import Text
-from foredraft_shared.messages import CloudMessage, EdgeMessage, Position, SamplingParams, TokenId
+from foredraft_shared.messages import CloudMessage, EdgeMessage
 from foredraft_shared.transports.base import Counters, frame_bytes
 from foredraft_shared.transports.profiles import LinkRecording
 from foredraft_shared.transports.relay import LinkSettings
 from foredraft_shared.wire import Codec, NoChannelError
 
-__all__ = ["Exit", "Skill", "Times", "VirtualDrafter", "World"]
+from .virtual_models import Times, VirtualTarget
 
-RIGHT, WRONG = 1, 0
+__all__ = ["World"]
+
 _SPIN = 10_000
 """Looks at the link without any time passing, after which a run is taken to hang."""
 _MS = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """An early exit of the target."""
-
-    at: float
-    """Share of a pass that it takes to get there, between 0 and 1."""
-    accuracy: float
-    """How often it picks the final token; its confidence is the same number."""
-
-
-@dataclass(frozen=True, slots=True)
-class Times:
-    """What takes how long, in milliseconds."""
-
-    draft_ms: float
-    """Drafting one token."""
-    verify_ms: float
-    """A pass that verifies a draft…"""
-    row_ms: float = 0.0
-    """…and how much more for each drafted token in it."""
-    decode_ms: float | None = None
-    """A pass that writes one token; by default ``verify_ms``."""
-    prefill_ms: float = 0.0
-    """Reading the prompt, before the first token."""
-    spread: float = 0.0
-    """Every pass takes longer or shorter by up to this share, evenly distributed."""
-    exits: tuple[Exit, ...] = ()
-
-    def pass_ms(self, rows: int) -> float:
-        """A pass over so many rows: a drafted token is one, and so is the token before the draft."""
-        if rows <= 1 and self.decode_ms is not None:
-            return self.decode_ms
-        return self.verify_ms + self.row_ms * (rows - 1)
-
-
-class Skill:
-    """Where the drafter is right, and how sure it is: one draw for each position of the text.
-
-    Args:
-        acceptance: probability that a drafted token is right, given that those before it were; of the first, second, …
-            token since the drafter was last wrong, the last value holding for all that follow. One number: always.
-        concentration: how little its own probability tells. Claims are drawn from a beta distribution with mean
-            ``acceptance`` and this concentration, and a token is right with the claimed probability: a small number
-            makes a draft that knows when it is wrong. ``None``: every claim is ``acceptance`` itself and tells nothing.
-    """
-
-    def __init__(
-        self, acceptance: float | Sequence[float], *, concentration: float | None = None, seed: int = 0
-    ) -> None:
-        self._hazards = (acceptance,) if isinstance(acceptance, float | int) else tuple(acceptance)
-        assert self._hazards
-        assert all(0.0 <= share <= 1.0 for share in self._hazards)
-        self._concentration = concentration
-        self._random = random.Random(f"{seed} skill")
-        self._run = 0
-        self._drawn: list[tuple[bool, float]] = []
-
-    def __call__(self, position: Position) -> tuple[bool, float]:
-        """Whether it is right at ``position``, and what it claims."""
-        while len(self._drawn) <= position:
-            claim = self._hazards[min(self._run, len(self._hazards) - 1)]
-            if self._concentration is not None and 0.0 < claim < 1.0:
-                claim = self._random.betavariate(claim * self._concentration, (1.0 - claim) * self._concentration)
-            right = self._random.random() < claim
-            self._run = self._run + 1 if right else 0
-            self._drawn.append((right, claim))
-        return self._drawn[position]
-
-
-class VirtualDrafter(Text):
-    """Takes its time, and is right where its skill says so."""
-
-    def __init__(self, world: World, skill: Skill) -> None:
-        super().__init__("")
-        self._world = world
-        self._skill = skill
-
-    def draft(self, limit: int, params: SamplingParams) -> Iterator[Proposal]:
-        for _ in range(limit):
-            right, claim = self._skill(len(self._text))
-            self._world.device_ns += round(self._world.times.draft_ms * _MS)
-            self._text.append(RIGHT if right else WRONG)
-            yield Proposal(self._text[-1], claim)
 
 
 # --- the link
@@ -215,89 +125,6 @@ class VirtualTransport:
 # --- the cloud
 
 
-@dataclass(slots=True, eq=False)
-class _Slot:
-    length: Position = 0
-
-
-class _Picks:
-    """What a pass sees of one run: the truth, or at an exit what the exit takes for it."""
-
-    def __init__(self, rows: int, world: World, exit_: Exit | None) -> None:
-        self._rows = rows
-        self._world = world
-        self._exit = exit_
-
-    def __len__(self) -> int:
-        return self._rows
-
-    def pick(self, row: int, params: SamplingParams, position: Position) -> TokenId:
-        if self._exit is None:
-            return RIGHT
-        dice = random.Random(f"{self._world.seed} {position} {self._exit.at}").random()
-        return RIGHT if dice < self._exit.accuracy else WRONG
-
-    def confidence(self, row: int, token: TokenId) -> float:
-        return 1.0 if self._exit is None else self._exit.accuracy
-
-
-class _Pass:
-    def __init__(self, world: World, batch: Sequence[Run], exits: Sequence[Exit]) -> None:
-        self._world = world
-        self._batch = batch
-        self._exits = list(exits)
-        self._began_ns = world.cloud_ns
-        times = world.times
-        spread = world.dice.uniform(-times.spread, times.spread) if times.spread else 0.0
-        duration_ms = times.pass_ms(sum(len(run.tokens) for run in batch)) * (1.0 + spread)
-        if any(slot.length == 0 for slot in self._slots):
-            duration_ms += times.prefill_ms
-        self._duration_ns = round(duration_ms * _MS)
-
-    @property
-    def _slots(self) -> Iterator[_Slot]:
-        for run in self._batch:
-            assert isinstance(run.slot, _Slot)
-            yield run.slot
-
-    def step(self, wanted: Sequence[bool] | None = None) -> ExitView:
-        exit_ = self._exits.pop(0) if self._exits else None
-        self._world.cloud_ns = self._began_ns + round(self._duration_ns * (exit_.at if exit_ else 1.0))
-        logits: list[Logits | None] = [
-            _Picks(run.scored, self._world, exit_)
-            if run.scored and (exit_ is None or wanted is None or wanted[index])
-            else None
-            for index, run in enumerate(self._batch)
-        ]
-        if exit_ is None:
-            for slot, run in zip(self._slots, self._batch, strict=True):
-                slot.length += len(run.tokens)
-        return ExitView(round(100 * exit_.at) if exit_ else 100, exit_ is None, tuple(logits))
-
-
-class _Target:
-    """Knows every text by heart, and takes its time to say so."""
-
-    vocabulary = 2
-    context = 1_000_000
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self.exits = (*(round(100 * exit_.at) for exit_ in world.times.exits), 100)
-
-    def open(self) -> _Slot:
-        return _Slot()
-
-    def release(self, slot: Any) -> None:
-        pass
-
-    def verify(self, batch: Sequence[Run], *, exits: bool = True) -> _Pass:
-        return _Pass(self._world, batch, self._world.times.exits if exits else ())
-
-    def keep(self, slot: Any, length: Position) -> None:
-        slot.length = length
-
-
 @dataclass(order=True, slots=True)
 class _Event:
     at_ns: int
@@ -334,7 +161,7 @@ class World:
         self._codec = Codec()
         self._inbox: list[tuple[bytes, int]] = []
         self._busy = False
-        self._engine = Engine(_Target(self), self._answer, EngineOptions(), lambda: self.cloud_ns)
+        self._engine = Engine(VirtualTarget(self), self._answer, EngineOptions(), lambda: self.cloud_ns)
 
     def now_ns(self) -> int:
         return self.device_ns

@@ -9,7 +9,7 @@ import pytest
 from foredraft_bench.from_trace import acceptance_by_position, recorded
 from foredraft_bench.plan import Case, answer
 from foredraft_bench.simulate import simulate
-from foredraft_bench.virtual import Times
+from foredraft_bench.virtual_models import Times
 from foredraft_shared.command import main
 from foredraft_shared.errors import UsageError
 from foredraft_shared.traces import RoundRecord, TraceWriter

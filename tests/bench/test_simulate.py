@@ -7,7 +7,7 @@ import statistics
 import pytest
 
 from foredraft_bench.simulate import planner_for, simulate, waiting_ms_per_token
-from foredraft_bench.virtual import Exit, Skill, Times
+from foredraft_bench.virtual_models import Exit, Skill, Times
 from foredraft_edge.loop import LoopOptions
 from foredraft_shared.transports.profiles import LinkRecording
 from foredraft_shared.transports.relay import LinkSettings

@@ -8,7 +8,7 @@ import statistics
 import pytest
 
 from foredraft_bench.simulate import planner_for, simulate
-from foredraft_bench.virtual import Times
+from foredraft_bench.virtual_models import Times
 from foredraft_edge.planner import AdaptivePlanner
 from foredraft_shared.transports.profiles import LinkRecording
 from foredraft_shared.transports.relay import LinkSettings
