@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from foredraft_shared.errors import ForedraftError, UsageError
+from foredraft_shared.messages import SamplingParams
 from foredraft_shared.traces import TraceWriter
 
 from .client import Client, Prompt, RequestMode, TokenStream
@@ -65,6 +66,7 @@ def generate(
 ) -> None:
     """Answer one question, token for token what the target alone would say."""
     question = _question(prompt, prompt_file)
+    SamplingParams(temperature, top_k, top_p, min_p, seed)  # what cannot be is said before anybody is called
     with _client(server, draft, tokenizer, mode, offline) as client:
         writer = TraceWriter(trace, {"mode": mode, "draft": draft}) if trace else None
         stream = client.stream(
@@ -108,6 +110,7 @@ def chat(
     offline: Offline = False,
 ) -> None:
     """Talk to the target; Ctrl-C stops an answer, an empty line or Ctrl-D ends the talk."""
+    SamplingParams(temperature, top_k, top_p, min_p, seed)  # what cannot be is said before anybody is called
     console = Console()
     conversation: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
     with _client(server, draft, tokenizer, mode, offline) as client:
