@@ -122,7 +122,8 @@ def chat(
         while True:
             try:
                 line = console.input("\n[bold cyan]>[/] ").strip()
-            except EOFError:
+            except (EOFError, KeyboardInterrupt):
+                console.print()
                 return
             if not line:
                 return
@@ -133,6 +134,7 @@ def chat(
                 conversation = conversation[:1] if system else []
                 continue
             conversation.append({"role": "user", "content": line})
+            stream = None
             try:
                 stream = client.stream(
                     conversation,
@@ -146,6 +148,12 @@ def chat(
                     options=LoopOptions(ahead=ahead, hints=hints),
                 )
                 answer, last = _show(stream, colour=colour, stats=stats)
+            except KeyboardInterrupt:
+                if stream is not None:
+                    stream.close()
+                console.print("stopped; ask again, or leave with an empty line.", style="dim")
+                conversation.pop()
+                continue
             except ForedraftError as error:
                 console.print(f"[bold red]error:[/] {error}", soft_wrap=True, highlight=False)
                 conversation.pop()
