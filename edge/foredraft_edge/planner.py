@@ -219,6 +219,8 @@ class AdaptivePlanner(_Measuring):
     """Drafted tokens that the belief in :data:`_PRIOR` is worth."""
     _PRIOR = 0.75
 
+    _DEVIATIONS = 1.5
+    """Of the belief in the acceptance: with one, unlucky beginnings ended trials that would have paid."""
     _OLD = 12
     """Samples that an acceptance from before a cool-down is worth."""
 
@@ -249,10 +251,10 @@ class AdaptivePlanner(_Measuring):
 
     @property
     def hope(self) -> float:
-        """The highest acceptance that what was seen does not speak against: the belief and one standard deviation."""
+        """The highest acceptance that what was seen does not speak against: the belief and some standard deviations."""
         believed = self.acceptance
         deviation = math.sqrt(believed * (1.0 - believed) / (self._evidence + self._PRIOR_WEIGHT))
-        return min(0.98, believed + deviation)
+        return min(0.98, believed + self._DEVIATIONS * deviation)
 
     @property
     def _evidence(self) -> float:
