@@ -80,7 +80,10 @@ def demo(
         "smollm2-135m"
     ),
     draft: Annotated[
-        str, typer.Option(help="The device's: a model, first:LAYERS, ngram…; auto: the target in int8, if none was trained.")
+        str,
+        typer.Option(
+            help="The device's: a model, first:LAYERS, ngram…; auto: the target in int8, if none was trained."
+        ),
     ] = "auto",
     prompts: Annotated[
         Path | None, typer.Option(help="JSON lines with `prompt` or `turns` instead of the three built in.")

@@ -52,8 +52,8 @@ class Artifact:
         """
         if self.target_fingerprint != target_fingerprint(model):
             raise VocabularyMismatch(
-                f"{self.path.name} was trained for {self.target} ({self.target_fingerprint[:8]}), not for {Path(model.name).name} "
-                f"({target_fingerprint(model)[:8]}); train one for this model with `foredraft train`."
+                f"{self.path.name} was trained for {self.target} ({self.target_fingerprint[:8]}), not for "
+                f"{Path(model.name).name} ({target_fingerprint(model)[:8]}); train one for this model."
             )
 
 
