@@ -1,0 +1,53 @@
+"""Evaluating a draft: the figures are what the rounds of a session would be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import checkpoints
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from foredraft_bench.training import acceptance_by_position, tokens_per_round, train
+from foredraft_shared.models import open_model
+from foredraft_shared.models.artifacts import save_artifact
+
+
+def test_rounds_of_a_known_text() -> None:
+    text = [True, True, False, True, False, False, True]
+    # Drafting 2: (t t | f) (t | f) (f) (t …): four rounds, seven tokens.
+    assert tokens_per_round([text], 2) == pytest.approx(7 / 4)
+    assert tokens_per_round([text], 1) == pytest.approx(7 / 5)
+    assert acceptance_by_position([text], 2) == [pytest.approx(3 / 4), pytest.approx(1 / 2)]
+    assert acceptance_by_position([[False]], 2) == [0.0, None]
+
+
+@pytest.mark.parametrize("family", ["qwen2"])
+def test_the_whole_target_as_its_own_draft_foresees_nearly_everything(family: str, tmp_path: Path) -> None:
+    target = checkpoints.write_hugging_face(tmp_path / "target", family, layers=2)
+    model = open_model(target)
+    tokens = np.arange(model.config.vocabulary)
+    draft = tmp_path / "draft.safetensors"
+    arrays = {"norm.weight": model.weights["norm.weight"], "head.weight": model.weights["head.weight"]}
+    save_artifact(draft, "draft", model, arrays | {"head.tokens": tokens}, {"layers": 2})
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(
+        "".join(json.dumps({"turns": [f"Where is cup {number}?", "Why?"]}) + "\n" for number in range(6))
+    )
+    out = tmp_path / "figures.json"
+    options = ["--target", str(target), "--prompts", str(prompts), "--json", str(out), "--dtype", "float32"]
+    sizes = ["--tokens", "24", "--limit", "4"]
+    done = CliRunner().invoke(
+        train, ["evaluate", "--draft", f"draft:{draft}", *options, *sizes], catch_exceptions=False
+    )
+    assert done.exit_code == 0
+    figures = json.loads(out.read_text())
+    assert figures["prompts"] == 4
+    assert figures["alpha_greedy"] > 0.8, "int8 moves it a little"
+    assert figures["alpha_sampled"] > 0.8
+    assert len(figures["tokens_per_round"]["greedy"]) == 12
+    assert 1.0 < figures["tokens_per_round"]["greedy"]["1"] <= 2.0
+    assert len(figures["by_position"]["sampled"]) == 12
+    assert figures["draft_cost_ratio"] > 0

@@ -1,0 +1,89 @@
+"""What the target is asked: never what it is measured by, and the same split in every run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import checkpoints
+import pytest
+
+from foredraft_cloud.training.prompts import Prompts, excluded_hashes, held_out, prompt_hash, read_prompts
+from foredraft_shared.errors import UsageError
+from foredraft_shared.models import Tokenizer, open_model
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return open_model(checkpoints.write_hugging_face(tmp_path_factory.mktemp("prompts") / "model")).tokenizer
+
+
+def lines(path: Path, *records: object) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def test_a_hash_names_the_words_and_stays_the_same_for_ever() -> None:
+    assert prompt_hash(" Why is\tthe sky  BLUE?\n") == prompt_hash("why is the sky blue?") == 5903760100560001849
+    assert prompt_hash("why is the sky green?") != prompt_hash("why is the sky blue?")
+
+
+def test_about_the_asked_share_of_prompts_is_held_out() -> None:
+    share = sum(held_out(prompt_hash(f"question {number}"), 0.1) for number in range(5000)) / 5000
+    assert 0.08 < share < 0.12
+
+
+def test_prompts_are_read_from_all_three_kinds_of_lines(tmp_path: Path) -> None:
+    path = lines(
+        tmp_path / "p.jsonl", {"prompt": "one"}, {"question": "two", "answer": "2"}, {"turns": ["three", "four"]}
+    )
+    assert read_prompts(path) == ["one", "two", "three"]
+    assert excluded_hashes([path]) == {prompt_hash(word) for word in ("one", "two", "three", "four")}
+
+
+def test_a_line_without_a_prompt_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"line 2 of .*p\.jsonl has no prompt"):
+        read_prompts(lines(tmp_path / "p.jsonl", {"prompt": "one"}, {"text": "two"}))
+    with pytest.raises(UsageError, match="check the path"):
+        read_prompts(tmp_path / "absent.jsonl")
+
+
+def test_what_must_not_be_asked_is_not_asked_and_what_was_answered_is_not_asked_again(tokenizer: Tokenizer) -> None:
+    questions = [f"what is the number {number}" for number in range(20)]
+    never = frozenset(prompt_hash(question.upper()) for question in questions[:5])
+    done = frozenset(prompt_hash(question) for question in questions[5:8])
+    prompts = Prompts(tokenizer, questions, never=never, done=done, invented=0.0, second_turns=0.0)
+    assert (prompts.refused, prompts.skipped) == (5, 3)
+    asked = []
+    while request := prompts.next():
+        asked.append(request)
+    assert {request.key for request in asked} == {prompt_hash(question) for question in questions[8:]}
+    assert len(asked) == 24, "two answers each"
+    assert len({request.seed for request in asked}) == 24
+
+
+def test_an_invented_question_is_asked_unless_it_must_not_be(tokenizer: Tokenizer) -> None:
+    prompts = Prompts(tokenizer, [], never=frozenset({prompt_hash("a secret question")}), invented=0.0)
+    prompts.invented("A secret question")
+    prompts.invented("hm")
+    assert prompts.next() is None
+    prompts.invented("where is the red cup?")
+    request = prompts.next()
+    assert request is not None
+    assert tokenizer.decode(request.tokens, special=True).startswith(
+        "<|im_start|>user\nwhere is the red cup?<|im_end|>"
+    )
+
+
+def test_a_follow_up_question_continues_the_conversation(tokenizer: Tokenizer) -> None:
+    prompts = Prompts(tokenizer, ["where is the cup?"], invented=0.0, second_turns=1.0)
+    first = prompts.next()
+    assert first is not None
+    prompts.next()
+    prompts.answered(first, "In the sink.")
+    second = prompts.next()
+    assert second is not None
+    assert second.key == first.key
+    assert [message["role"] for message in second.messages] == ["user", "assistant", "user"]
+    prompts.answered(second, "Yes.")
+    assert prompts.next() is None

@@ -1,0 +1,252 @@
+"""From prompts to a draft, on tiny random models: files and shapes are right, and training makes the draft better."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import checkpoints
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from foredraft_cloud.decoder import load_target
+from foredraft_cloud.training.collecting import CollectOptions, collect, looping, pick_among
+from foredraft_cloud.training.commands import train
+from foredraft_cloud.training.distillation import distil
+from foredraft_cloud.training.drafts import DraftModel
+from foredraft_cloud.training.fitting import FitOptions, Progress, acceptance, fit
+from foredraft_cloud.training.network import Network, layer_weights, tensor
+from foredraft_cloud.training.prompts import Prompts, held_out
+from foredraft_cloud.training.shards import Shards, Text, read_texts
+from foredraft_cloud.training.texts import batches, split_by_prompt, sub_vocabulary
+from foredraft_shared.errors import ModelDamaged, UsageError
+from foredraft_shared.messages import SamplingParams
+from foredraft_shared.models import Model, open_model
+from foredraft_shared.models.artifacts import load_artifact
+from foredraft_shared.sampling import pick
+
+QUESTIONS = [f"The robot takes {number} cups from the table, where are they?" for number in range(40)]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    folder = tmp_path_factory.mktemp("training")
+    return open_model(checkpoints.write_hugging_face(folder / "target", "qwen2", layers=4))
+
+
+@pytest.fixture(scope="module")
+def collected(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("collected") / "data"
+    gather(model, folder, 1500)
+    return folder
+
+
+def gather(model: Model, folder: Path, tokens: int, report: Callable[[int], None] = lambda made: None) -> Shards:
+    shards = Shards(folder, model, size=300)
+    prompts = Prompts(model.tokenizer, QUESTIONS, done=shards.done, invented=0.2)
+    target = load_target(model, dtype="float32", context=400, slots=8)
+    options = CollectOptions(tokens, slots=8, answer=24, question=16)
+    collect(target, model.tokenizer, prompts, shards, options, report)
+    return shards
+
+
+def draft_of(model: Model, texts: list[Text], vocabulary: int = 200) -> DraftModel:
+    tokens = sub_vocabulary(texts, model.config.vocabulary, vocabulary, model.tokenizer.stop_tokens)
+    return DraftModel(model, frozen=1, layers=[1, 2], tokens=tokens, device=CPU, dtype=torch.float32, context=400)
+
+
+# --- collecting
+
+
+def test_a_collection_holds_what_the_target_says(model: Model, collected: Path) -> None:
+    texts = read_texts(collected, model)
+    assert sum(text.answered for text in texts) >= 1400
+    assert {text.temperature == 0 for text in texts} == {True, False}
+    network = Network(model.config, CPU, torch.float32, 400)
+    blocks = [layer_weights(model.weights, index, CPU, torch.float32) for index in range(model.config.layers)]
+    for text in texts[:6]:
+        assert text.top_ids.shape == text.top_log_probabilities.shape == (text.answered, 16)
+        state = tensor(model.weights, "embedding.weight", CPU)[torch.from_numpy(text.tokens)][None]
+        for block in blocks:
+            state = network.layer(state, block)
+        head = tensor(model.weights, "head.weight", CPU)
+        scores = network.norm(state, tensor(model.weights, "norm.weight", CPU))[0] @ head.T
+        logs = scores.log_softmax(1).numpy()[text.start - 1 : -1]
+        expected = np.take_along_axis(logs, text.top_ids, 1)
+        np.testing.assert_allclose(text.top_log_probabilities, expected, atol=0.02)
+        if text.temperature == 0:
+            assert (text.top_ids[:, 0] == text.tokens[text.start :]).all()
+
+
+def test_collecting_goes_on_where_it_stopped_and_asks_nothing_twice(model: Model, tmp_path: Path) -> None:
+    def stop(made: int) -> None:
+        if made > 500:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        gather(model, tmp_path / "data", 900, stop)
+    first = {text.key for text in read_texts(tmp_path / "data", model)}
+    assert first
+    assert not list((tmp_path / "data").glob("*.partial"))
+    shards = gather(model, tmp_path / "data", 900)
+    assert shards.done == first
+    texts = read_texts(tmp_path / "data", model)
+    assert shards.answered == sum(text.answered for text in texts) > 800
+    counts = [sum(text.key == key for text in texts) for key in {text.key for text in texts}]
+    assert max(counts) <= 4, "two answers, two turns"
+
+
+def test_the_answers_of_another_model_are_refused(model: Model, collected: Path, tmp_path: Path) -> None:
+    other = open_model(checkpoints.write_hugging_face(tmp_path / "other", "qwen2", layers=4, seed=9))
+    with pytest.raises(UsageError, match="take another folder"):
+        read_texts(collected, other)
+    with pytest.raises(UsageError, match="holds no collection"):
+        read_texts(tmp_path, model)
+
+
+def test_a_damaged_shard_is_named(model: Model, tmp_path: Path) -> None:
+    gather(model, tmp_path / "data", 100)
+    shard = next((tmp_path / "data").glob("shard*.npz"))
+    shard.write_bytes(shard.read_bytes()[:200])
+    with pytest.raises(ModelDamaged, match="collect again"):
+        read_texts(tmp_path / "data", model)
+
+
+def test_picking_among_the_most_probable_is_picking(model: Model) -> None:
+    generator = np.random.default_rng(3)
+    for position in range(50):
+        scores = 4 * generator.standard_normal(64).astype(np.float32)
+        order = np.argsort(-scores)
+        logs = scores[order] - np.log(np.exp(scores).sum())
+        for temperature in (0.0, 0.8):
+            params = SamplingParams(temperature=temperature, top_p=0.95, seed=7)
+            assert pick_among(order, logs, temperature, 0.95, 7, position) == pick(scores, params, position)
+
+
+def test_a_loop_is_noticed() -> None:
+    assert looping([1, 2, 3] * 40)
+    assert not looping([1, 2, 3] * 20)
+    assert not looping(list(range(200)))
+
+
+# --- texts
+
+
+def test_all_answers_to_a_prompt_are_on_one_side(model: Model, collected: Path) -> None:
+    texts = read_texts(collected, model)
+    training, validation = split_by_prompt(texts, 0.2)
+    assert len(training) + len(validation) == len(texts)
+    assert not {text.key for text in training} & {text.key for text in validation}
+    assert all(held_out(text.key, 0.2) for text in validation)
+
+
+def test_batches_hold_every_text_once_within_their_size(model: Model, collected: Path) -> None:
+    texts = read_texts(collected, model)
+    groups = batches(texts, 300, seed=1)
+    assert sorted(map(id, (text for group in groups for text in group))) == sorted(map(id, texts))
+    assert all(len(group) == 1 or len(group) * max(len(text.tokens) for text in group) <= 300 for group in groups)
+
+
+def test_the_sub_vocabulary_is_ascending_and_has_the_stop_tokens(model: Model, collected: Path) -> None:
+    tokens = sub_vocabulary(read_texts(collected, model), model.config.vocabulary, 50, model.tokenizer.stop_tokens)
+    assert len(tokens) == 50
+    assert (np.diff(tokens) > 0).all()
+    assert set(model.tokenizer.stop_tokens) <= set(tokens.tolist())
+
+
+# --- training
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_the_loss_has_the_gradient_of_what_it_says_it_is(share: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden, head = (torch.randn(size, 8, generator=generator, requires_grad=True) for size in (300, 20))
+    ids = torch.rand(300, 20, generator=generator).argsort(1)[:, :6]
+    probabilities = torch.rand(300, 6, generator=generator).softmax(1) * 0.9
+    loss, overlap = distil(hidden, head, ids, probabilities, share)
+    found = torch.autograd.grad(loss, [hidden, head])
+    known = (hidden @ head.T).softmax(1).gather(1, ids)
+    divergence = (probabilities * (probabilities.log() - known.log())).sum(1)
+    common = torch.minimum(known, probabilities).sum(1)
+    expected = ((1 - share) * divergence + share * (1 - common)).mean()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(overlap, common.mean())
+    for gradient, wanted in zip(found, torch.autograd.grad(expected, [hidden, head]), strict=True):
+        torch.testing.assert_close(gradient, wanted, atol=1e-6, rtol=1e-4)
+
+
+def test_training_on_few_texts_makes_the_draft_foresee_them(model: Model, collected: Path) -> None:
+    texts = [text for text in read_texts(collected, model) if text.temperature == 0][:12]
+    draft = draft_of(model, texts)
+    before = acceptance(draft, texts).greedy
+    losses: list[Progress] = []
+    fit(draft, texts, [], FitOptions(1.0, steps=60, batch=400, learning_rate=3e-3, warm_up=5), losses.append)
+    after = acceptance(draft, texts).greedy
+    assert before is not None
+    assert after is not None
+    assert after > before + 0.3
+    assert losses[-1].step == 60
+
+
+def test_fitting_the_head_beats_copying_it(model: Model, collected: Path) -> None:
+    texts = read_texts(collected, model)
+    draft = draft_of(model, texts)
+    before = acceptance(draft, texts)
+    assert 0.0 < draft.fit_head(texts) < 1.0
+    after = acceptance(draft, texts)
+    assert before.greedy is not None
+    assert after.greedy is not None
+    assert after.greedy > before.greedy
+    assert after.coverage == before.coverage
+
+
+def test_a_deeper_draft_than_its_target_is_refused(model: Model) -> None:
+    for frozen, layers in ((2, [4]), (3, [1, 2])):
+        with pytest.raises(UsageError):
+            DraftModel(model, frozen=frozen, layers=layers, tokens=np.arange(9), device=CPU)
+
+
+# --- the commands
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_the_commands_make_an_artifact_for_any_target(family: str, tmp_path: Path) -> None:
+    target = checkpoints.write_hugging_face(tmp_path / "target", family, layers=3)
+    prompts, never = tmp_path / "prompts.jsonl", tmp_path / "never.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": question}) + "\n" for question in QUESTIONS))
+    never.write_text(json.dumps({"turns": [QUESTIONS[0]]}) + "\n")
+    run = CliRunner().invoke
+    common = ["--target", str(target), "--dtype", "float32"]
+    sizes = ["--tokens", "400", "--answer", "16", "--slots", "8", "--longest", "100", "--shard", "200"]
+    data = tmp_path / "data"
+    options = ["collect", *common, "--prompts", str(prompts), "--never", str(never), "--out", str(data), *sizes]
+    collecting = run(train, options, catch_exceptions=False)
+    assert collecting.exit_code == 0
+    assert "1 refused by --never" in collecting.output
+    out = tmp_path / "draft.safetensors"
+    shape = ["--layers", "1", "--frozen", "1", "--vocabulary", "128", "--minutes", "0.03", "--validation", "0.2"]
+    trained = run(train, ["draft", *common, "--data", str(data), "--out", str(out), *shape], catch_exceptions=False)
+    assert trained.exit_code == 0
+    artifact = load_artifact(out, "draft")
+    artifact.check(open_model(target))
+    assert artifact.facts["layers"] == 2
+    assert artifact.facts["trained_layers"] == [1]
+    assert artifact.facts["data"]["answered_tokens"] > 200
+    assert artifact.facts["validation"]["tokens"] > 0
+    assert artifact.tensors["head.weight"].shape == (128, 64)
+    assert not any(name.startswith("layers.0.") for name in artifact.tensors)
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    run = CliRunner().invoke
+    for options, what in (
+        (["--out", "draft.bin"], "call it draft.safetensors"),
+        (["--out", "d.safetensors", "--device", "tpu"], "choose cpu or cuda"),
+    ):
+        failed = run(train, ["draft", "--data", str(tmp_path), *options])
+        assert isinstance(failed.exception, UsageError)
+        assert what in str(failed.exception)
