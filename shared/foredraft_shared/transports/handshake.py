@@ -101,7 +101,8 @@ class HandshakeWatch:
             self._mechanism = "NULL" if self._encrypted else "CURVE"
         elif kind == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL or value in (errno.EPIPE, errno.ECONNRESET):
             self._failed_in_a_row += 1
-            if self._asking is None or not self._asking.is_alive():
+            enough = self._failed_in_a_row >= _PATIENCE
+            if enough and (self._asking is None or not self._asking.is_alive()):
                 self._asking = threading.Thread(target=self._ask, name="foredraft-handshake", daemon=True)
                 self._asking.start()
 
