@@ -18,12 +18,13 @@ own probabilities say which tokens are doubtful should be longer in easy places 
 is not ``k`` but that survival: draft on until another token would bring it below. The draft's probabilities are corrected
 by how often tokens of that probability were in fact accepted.
 
-*Mode.* Speculation is begun if the least ``ms(k)`` is below ``decode``. It is dropped when it has in fact lost time against
-the cloud alone and ``ms(k)`` says that it will go on doing so; or when it has lost so much that the formula must be wrong. The
-loss is a sum that never falls below 0 (Page's CUSUM test, Biometrika 41, 1954), so that old gains do not hide a link that has
-become slow. Then the cloud writes alone until what another trial may lose is a small share of the time passed; every
-trial that fails doubles the wait. What speculation has to beat is measured: the cloud streams the first tokens of a text,
-while the device reads the prompt.
+*Mode.* ``ms(k)`` is taken at the highest acceptance that what was seen does not speak against: hope is cheap, and a mode that
+is never tried teaches nothing. Speculation is begun if it may soon pay back the round that a trial may cost. It is dropped
+when it has in fact lost time against the cloud alone and ``ms(k)`` says that it will go on doing so; or when it has lost so
+much that the formula must be wrong. The loss is a sum that never falls below 0 (Page's CUSUM test, Biometrika 41, 1954), so
+that old gains do not hide a link that has become slow. Then the cloud writes alone until what another trial may lose is a
+small share of the time passed; every trial that fails doubles the wait. What speculation has to beat is measured: the cloud
+streams the first tokens, while the device reads the prompt. The figures behind the constants: docs/planning.md.
 """
 
 from __future__ import annotations
