@@ -115,6 +115,8 @@ class Client:
     ) -> None:
         self._lock = threading.Lock()
         self._writing_thread: int | None = None
+        self._planners: dict[tuple[bool, int], AdaptivePlanner] = {}
+        """By whether they may leave speculation, and by the rounds that may be in flight."""
         self.link: Link | None = None
         self.welcome: Welcome | None = None
         self._tokenizer: Tokenizer | None = None
@@ -246,7 +248,7 @@ class Client:
         if stop_tokens is None:
             stop_tokens = self.tokenizer.stop_tokens if self._tokenizer else ()
         if planner is None:
-            planner = self._planner(mode, draft_length)
+            planner = self._planner(mode, draft_length, options or LoopOptions())
         return TokenStream(
             self, tokens, params, max_tokens, tuple(stop_tokens), mode, planner, options, observe, epoch_ns
         )
@@ -298,7 +300,8 @@ class Client:
     ) -> None:
         self.close()
 
-    def _planner(self, mode: RequestMode, draft_length: int | None) -> Planner:
+    def _planner(self, mode: RequestMode, draft_length: int | None, options: LoopOptions) -> Planner:
+        """A fixed planner is made for the text; one that adapts serves all texts of its kind, and remembers."""
         if mode not in ("auto", "speculate", "cloud", "edge"):
             raise UsageError(f"mode is {mode!r}; choose auto, speculate, cloud or edge.")
         if mode in ("speculate", "edge") and self.drafter is None:
@@ -313,7 +316,12 @@ class Client:
             if draft_length < 0:
                 raise UsageError(f"draft_length is {draft_length}; give 0 or more tokens.")
             return FixedPlanner(draft_length)
-        return AdaptivePlanner(switch=mode == "auto")
+        kind = (mode == "auto", options.window if options.ahead else 0)
+        if kind not in self._planners:
+            self._planners[kind] = AdaptivePlanner(switch=kind[0], window=kind[1])
+            assert self.link is not None
+            self._planners[kind].measured.rtt_ms.add(self.link.rtt_ms)
+        return self._planners[kind]
 
 
 class TokenStream(Iterator[TokenEvent]):
