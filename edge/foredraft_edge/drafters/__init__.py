@@ -9,7 +9,7 @@
     llama:FILE.gguf                           the model, by llama.cpp
     first:6, first:6:MODEL                    the first six layers of the target, or of MODEL
     draft:MODEL                               the small draft that was trained for MODEL and comes with foredraft
-    auto                                      the draft trained for the target if there is one, else ngram
+    auto                                      the draft trained for the target; else a small target in int8, or ngram
     ngram                                     what followed the last time these words were said; no model
 
 Further kinds register themselves under the entry point group ``foredraft.drafters`` (``docs/drafters.md``).

@@ -90,7 +90,8 @@ def load_drafter(
 
 def default_draft(target: str | Path | None, *, offline: bool = False) -> str:
     """The spec of what to draft with when nobody says: the draft that was trained for the target and comes with
-    foredraft, else n-grams, which fit any target and need no model.
+    foredraft; else, for a target of the catalogue, that model itself in int8, since those are small; else n-grams, which
+    fit any target and need no model.
 
     Only a target that is known by name or lies on this device is looked at: a trained draft shares its embedding.
     """
@@ -101,7 +102,7 @@ def default_draft(target: str | Path | None, *, offline: bool = False) -> str:
         model = open_model(target, offline=offline)
         if shipped(model, "draft") is not None:
             return f"draft:{target}"
-    return "ngram"
+    return f"onnx-int8:{target}" if str(target) in CATALOGUE else "ngram"
 
 
 def check_vocabulary(drafter: Drafter, fingerprint: str, name: str = "the draft") -> None:
