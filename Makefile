@@ -27,7 +27,7 @@ TESTS ?=
 # Runs "$(call timed,what,command)" and tells how long it took.
 timed = started=$$SECONDS; $(2); echo "· $(1): $$((SECONDS - started)) s"
 
-.PHONY: help demo test test-slow law lint format proto lock clean
+.PHONY: help demo test test-slow train-small law lint format proto lock clean
 
 help: ## Show this list.
 	@echo "make TARGET; the environment is made in $(VENV) when first needed."
@@ -41,6 +41,9 @@ test: $(STAMP) ## Run the tests (TESTS="path -k word" for some of them).
 
 test-slow: $(STAMP) ## Run the tests that take minutes.
 	@$(call timed,test-slow,$(BIN)/python -m pytest -m slow --timeout 1800 $(TESTS))
+
+train-small: $(STAMP) ## Make a small draft for the small model, start to end, in minutes: collect, train, evaluate.
+	@$(call timed,train-small,$(BIN)/python -m pytest -m slow --timeout 900 -s tests/end_to_end/test_train_small.py)
 
 law: $(STAMP) ## Put the one law to the test: 1,200 texts of the real model in each dtype, thousands over a faulty link.
 	@$(call timed,law,LAW_EXAMPLES=1500 $(BIN)/python -m pytest --timeout 7200 tests/edge/test_loop.py -k law)

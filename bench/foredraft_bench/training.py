@@ -1,7 +1,9 @@
 """Make a draft for a target: collect its answers, train, evaluate.
 
 The first two are the cloud's (:mod:`foredraft_cloud.training.commands`); evaluating is here, since it runs the draft as a
-device would. The target first answers the prompts itself, greedily and sampled. Then the drafter, through the very backend that a device
+device would.
+
+The target first answers the prompts itself, greedily and sampled. Then the drafter, through the very backend that a device
 uses, guesses each of these tokens from the true text before it, with the same noise. That is exactly what decides a round:
 a round's i-th guess matters only where the guesses before it were right, and then it stands after the true text.
 """

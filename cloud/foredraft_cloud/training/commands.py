@@ -76,7 +76,7 @@ def collect_command(
     )
     console = Console(stderr=True)
     note = f"{len(questions)} prompts, {asked.refused} refused by --never, {asked.skipped} answered before"
-    console.print(note, highlight=False)
+    console.print(note, highlight=False, soft_wrap=True)
     decoder = load_target(model, dtype=dtype, context=longest + answer, slots=slots, threads=threads)
     options = CollectOptions(tokens, slots=slots, answer=answer)
     columns = (
@@ -97,7 +97,7 @@ def collect_command(
             with _terminating():
                 collect(decoder, model.tokenizer, asked, shards, options, report)
         except KeyboardInterrupt:
-            console.print("stopped; the same command goes on from here.", highlight=False)
+            console.print("stopped; the same command goes on from here.", highlight=False, soft_wrap=True)
     console.print(f"{shards.answered} answered tokens in {out}", soft_wrap=True, highlight=False)
 
 
@@ -166,7 +166,9 @@ def draft_command(
     explained = draft.fit_head(texts)
     before = acceptance(draft, held_out, limit=80)
     answered = sum(text.answered for text in texts)
-    console.print(f"{len(texts)} texts, {answered} answered tokens; untrained: {_said(before)}", highlight=False)
+    console.print(
+        f"{len(texts)} texts, {answered} answered tokens; untrained: {_said(before)}", highlight=False, soft_wrap=True
+    )
     curve: list[dict[str, Any]] = []
 
     def save(**more: object) -> None:
@@ -206,7 +208,7 @@ def draft_command(
             last = fit(draft, texts, held_out, options, report)
         curve.append(last.facts())
     except KeyboardInterrupt:
-        console.print("stopped; what was learnt so far is kept.", highlight=False)
+        console.print("stopped; what was learnt so far is kept.", highlight=False, soft_wrap=True)
         draft.refresh()
     after = acceptance(draft, held_out)
     save(validation=_facts(after))
