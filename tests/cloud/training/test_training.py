@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import checkpoints
@@ -239,6 +243,28 @@ def test_the_commands_make_an_artifact_for_any_target(family: str, tmp_path: Pat
     assert artifact.facts["validation"]["tokens"] > 0
     assert artifact.tensors["head.weight"].shape == (128, 64)
     assert not any(name.startswith("layers.0.") for name in artifact.tensors)
+
+
+def test_stopping_leaves_an_artifact_that_can_be_used(
+    model: Model, collected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(
+        draft: DraftModel, texts: list[Text], validation: list[Text], options: FitOptions, report: object
+    ) -> None:
+        fit(draft, texts, validation, replace(options, steps=2))
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    monkeypatch.setattr("foredraft_cloud.training.fitting.fit", stopped)
+    out = tmp_path / "draft.safetensors"
+    common = ["--target", str(model.path), "--dtype", "float32", "--data", str(collected), "--out", str(out)]
+    shape = ["--layers", "1,2", "--frozen", "1", "--vocabulary", "128", "--validation", "0.2"]
+    done = CliRunner().invoke(train, ["draft", *common, *shape], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "what was learnt so far is kept" in done.output
+    artifact = load_artifact(out, "draft")
+    artifact.check(model)
+    assert artifact.facts["validation"]["tokens"] > 0
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
