@@ -25,6 +25,7 @@ from foredraft_cloud.decoder import DecoderTarget, load_target
 from foredraft_cloud.target import Logits, Run
 from foredraft_cloud.training.commands import train
 from foredraft_edge.drafters import Drafter, follow, load_drafter
+from foredraft_shared.errors import UsageError
 from foredraft_shared.messages import SamplingParams, TokenId
 from foredraft_shared.models import Model, open_model
 
@@ -47,6 +48,21 @@ class Evaluation:
     tokens_per_round: dict[int, float]
     """By the number of drafted tokens: how many a pass of the target yields, its own included."""
     tokens: int
+    by_category: dict[str, float]
+    """Share of tokens foreseen, by kind of prompt; empty where the file names none."""
+
+
+def _by_category(hits: Sequence[Sequence[bool]], categories: Sequence[str]) -> dict[str, float]:
+    texts: dict[str, list[bool]] = {}
+    for text, category in zip(hits, categories, strict=False):
+        texts.setdefault(category, []).extend(text)
+    return {category: sum(found) / len(found) for category, found in sorted(texts.items()) if category}
+
+
+def _categories(path: Path) -> list[str]:
+    """The field ``category`` of each line; empty where there is none. The file has been read as prompts before."""
+    lines = path.read_text("utf-8-sig").split("\n")
+    return [str(json.loads(line).get("category", "")) for line in lines if line.strip()]
 
 
 def tokens_per_round(hits: Sequence[Sequence[bool]], drafted: int) -> float:
@@ -152,6 +168,7 @@ def evaluate_draft(
     threads: int = 1,
     together: int = 16,
     longest: int = 1024,
+    categories: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What ``foredraft train evaluate`` writes.
 
@@ -160,10 +177,14 @@ def evaluate_draft(
         tokens: of each answer, at most.
         together: answers that the target writes at a time.
         longest: tokens of a prompt; longer ones are left out.
+        categories: of the prompts, where they are known: acceptance is told for each.
     """
     tokenizer = model.tokenizer
     encoded = [tokenizer.encode(tokenizer.chat([{"role": "user", "content": prompt}])) for prompt in prompts]
+    kinds_of_text = [each for prompt, each in zip(encoded, categories, strict=False) if len(prompt) <= longest]
     encoded = [prompt for prompt in encoded if len(prompt) <= longest]
+    if not encoded:
+        raise UsageError(f"every prompt is longer than {longest} tokens; evaluate on shorter ones.")
     drafter, _ = load_drafter(draft, tokenizer, target=model.path, threads=threads)
     target = load_target(model, dtype=dtype, context=longest + tokens + 96, slots=together, threads=threads)
     found: dict[str, Evaluation] = {}
@@ -185,6 +206,7 @@ def evaluate_draft(
                 by_position=acceptance_by_position(hits, DEEPEST),
                 tokens_per_round={drafted: tokens_per_round(hits, drafted) for drafted in range(1, DEEPEST + 1)},
                 tokens=count,
+                by_category=_by_category(hits, kinds_of_text),
             )
         drafted_s, decoded_s = cost_ratio(target, drafter, encoded[0], min(32, tokens))
     finally:
@@ -202,6 +224,7 @@ def evaluate_draft(
         "target_ms": decoded_s * 1e3,
         "by_position": {kind: each.by_position for kind, each in found.items()},
         "tokens_per_round": {kind: each.tokens_per_round for kind, each in found.items()},
+        "by_category": {kind: each.by_category for kind, each in found.items()},
         "tokens": {kind: each.tokens for kind, each in found.items()},
     }
 
@@ -226,14 +249,22 @@ def evaluate(
 ) -> None:
     """Measure how well a draft foresees its target, and at what cost."""
     questions = read_prompts(prompts)
+    categories = _categories(prompts)
     if limit is not None and limit < len(questions):
-        questions = [questions[index * len(questions) // limit] for index in range(limit)]
+        chosen = [index * len(questions) // limit for index in range(limit)]
+        questions, categories = [questions[index] for index in chosen], [categories[index] for index in chosen]
     result = evaluate_draft(
-        open_model(target, offline=offline), draft, questions, tokens=tokens, dtype=dtype, threads=threads
+        open_model(target, offline=offline),
+        draft,
+        questions,
+        tokens=tokens,
+        dtype=dtype,
+        threads=threads,
+        categories=categories,
     )
     if json_file is not None:
         json_file.write_text(json.dumps(result, indent=1))
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     for kind in ("greedy", "sampled"):
         per_round = result["tokens_per_round"][kind]
         figures = ", ".join(f"{drafted}: {per_round[drafted]:.2f}" for drafted in (1, 2, 4, 8, 12))

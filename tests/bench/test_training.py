@@ -42,7 +42,10 @@ def test_the_whole_target_as_its_own_draft_foresees_nearly_everything(family: st
     save_artifact(draft, "draft", model, arrays | {"head.tokens": tokens}, {"layers": 2})
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text(
-        "".join(json.dumps({"turns": [f"Where is cup {number}?", "Why?"]}) + "\n" for number in range(6))
+        "".join(
+            json.dumps({"turns": [f"Where is cup {number}?", "Why?"], "category": "abc"[number % 3]}) + "\n"
+            for number in range(6)
+        )
     )
     out = tmp_path / "figures.json"
     options = ["--target", str(target), "--prompts", str(prompts), "--json", str(out), "--dtype", "float32"]
@@ -59,6 +62,7 @@ def test_the_whole_target_as_its_own_draft_foresees_nearly_everything(family: st
     assert 1.0 < figures["tokens_per_round"]["greedy"]["1"] <= 2.0
     assert len(figures["by_position"]["sampled"]) == 12
     assert figures["draft_cost_ratio"] > 0
+    assert set(figures["by_category"]["greedy"]) <= set("abc")
 
 
 def test_a_draft_taught_by_few_answers_foresees_them_better_as_a_device_runs_it(tmp_path: Path) -> None:
