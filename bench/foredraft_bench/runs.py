@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from foredraft_edge.client import Client, RequestMode, TokenEvent, TokenStream
+from foredraft_edge.client import Client, RequestMode
 from foredraft_edge.loop import LoopOptions
+from foredraft_edge.stream import TokenEvent, TokenStream
 from foredraft_shared.messages import SamplingParams, TokenId
 from foredraft_shared.traces import RoundRecord, TraceWriter
 

@@ -13,8 +13,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from foredraft_edge.client import TokenEvent, TokenStream
 from foredraft_edge.screen import STYLES
+from foredraft_edge.stream import TokenEvent, TokenStream
 
 from .metrics import Answer
 from .runs import Mode

@@ -1,5 +1,7 @@
 """The device: drafters, the round loop, the planner, the SDK."""
 
-from .client import AsyncClient, Client, Generation, TokenEvent
+from .aio import AsyncClient
+from .client import Client
+from .stream import Generation, TokenEvent, TokenStream
 
-__all__ = ["AsyncClient", "Client", "Generation", "TokenEvent"]
+__all__ = ["AsyncClient", "Client", "Generation", "TokenEvent", "TokenStream"]

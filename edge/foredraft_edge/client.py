@@ -4,80 +4,44 @@
 
     from foredraft_edge import Client
 
-    with Client("tcp://127.0.0.1:5555", draft="smollm2-135m") as client:
+    with Client("tcp://127.0.0.1:5555") as client:
         for event in client.stream("Why is the sky blue?", max_tokens=64):
             print(event.text, end="", flush=True)
 """
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import threading
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias
 
 from typing_extensions import Self
 
 from foredraft_devices import probe
 from foredraft_shared.errors import PromptTooLong, UsageError, VocabularyMismatch
 from foredraft_shared.ledger import Ledger
-from foredraft_shared.messages import FinishReason, Position, SamplingParams, TokenId, Welcome
-from foredraft_shared.models import Detokenizer, Tokenizer, open_model
+from foredraft_shared.messages import SamplingParams, TokenId, Welcome
+from foredraft_shared.models import Tokenizer, open_model
 from foredraft_shared.traces import RoundRecord
 from foredraft_shared.transports.base import Transport
 
 from .drafters.base import Drafter
 from .link import Link
-from .loop import LoopOptions, LoopStatistics, RoundLoop
-from .planner import AdaptivePlanner, FixedPlanner, Measurements, Planner
+from .loop import LoopOptions, RoundLoop
+from .planner import AdaptivePlanner, FixedPlanner, Planner
+from .stream import Generation, TokenStream, write_alone
 
-_Result = TypeVar("_Result")
+__all__ = ["Client", "Prompt", "RequestMode"]
 
-__all__ = ["AsyncClient", "Client", "Generation", "Origin", "Prompt", "RequestMode", "TokenEvent"]
-
-Origin = Literal["target", "edge", "exit"]
-"""Who vouches for a token: the target model, or only the draft model, or an early exit."""
 RequestMode = Literal["auto", "speculate", "cloud", "edge"]
 """``auto``: speculate while it pays. ``speculate``: always. ``cloud``: the target alone. ``edge``: the draft alone, never
 verified (lossy)."""
 Prompt: TypeAlias = "str | Sequence[TokenId] | Sequence[Mapping[str, str]]"
 """A user's message, or token ids taken as they are, or a conversation of ``{"role": …, "content": …}``."""
-
-
-@dataclass(frozen=True, slots=True)
-class TokenEvent:
-    """One final token."""
-
-    token: TokenId
-    position: Position
-    """Absolute, prompt included."""
-    text: str
-    """What it adds to the text: may be empty while a character is incomplete."""
-    origin: Origin
-    drafted: bool
-    """Whether the edge had drafted it."""
-    finish: FinishReason = ""
-    """On the last token: why the text ends."""
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """A whole answer."""
-
-    text: str
-    tokens: tuple[TokenId, ...]
-    """Without the prompt; the stop token included."""
-    origins: tuple[Origin, ...]
-    """One a token."""
-    finish: FinishReason
-    statistics: LoopStatistics
-    measured: Measurements
 
 
 class Client:
@@ -249,9 +213,25 @@ class Client:
             stop_tokens = self.tokenizer.stop_tokens if self._tokenizer else ()
         if planner is None:
             planner = self._planner(mode, draft_length, options or LoopOptions())
-        return TokenStream(
-            self, tokens, params, max_tokens, tuple(stop_tokens), mode, planner, options, observe, epoch_ns
+        if mode == "edge":
+            assert self.drafter is not None
+            alone = write_alone(self.drafter, tokens, params, max_tokens, stop_tokens)
+            return TokenStream(alone, tokens, self._tokenizer, planner.measured, self._writing)
+        assert self.link is not None
+        loop = RoundLoop(
+            self.link,
+            Ledger(secrets.token_bytes(16), tokens),
+            None if mode == "cloud" else self.drafter,
+            planner,
+            params,
+            max_tokens=max_tokens,
+            stop_tokens=stop_tokens,
+            max_draft=self.welcome.max_draft if self.welcome else 64,
+            options=options,
+            observe=observe,
+            epoch_ns=epoch_ns,
         )
+        return TokenStream(loop, tokens, self._tokenizer, planner.measured, self._writing)
 
     def generate(self, prompt: Prompt, **options: Any) -> Generation:
         """Write a whole answer; takes what :meth:`stream` takes."""
@@ -322,170 +302,3 @@ class Client:
             assert self.link is not None
             self._planners[kind].measured.rtt_ms.add(self.link.rtt_ms)
         return self._planners[kind]
-
-
-class TokenStream(Iterator[TokenEvent]):
-    """The tokens of one answer, as they become final. Made by :meth:`Client.stream`."""
-
-    def __init__(
-        self,
-        client: Client,
-        prompt: tuple[TokenId, ...],
-        params: SamplingParams,
-        max_tokens: int,
-        stop_tokens: tuple[TokenId, ...],
-        mode: RequestMode,
-        planner: Planner,
-        options: LoopOptions | None,
-        observe: Callable[[RoundRecord], None] | None,
-        epoch_ns: int | None,
-    ) -> None:
-        self.prompt = prompt
-        self.measured = planner.measured
-        self._client = client
-        self._detokenizer = Detokenizer(client.tokenizer) if client._tokenizer else None
-        self._loop: RoundLoop | None = None
-        if mode != "edge":
-            assert client.link is not None
-            self._loop = RoundLoop(
-                client.link,
-                Ledger(secrets.token_bytes(16), prompt),
-                None if mode == "cloud" else client.drafter,
-                planner,
-                params,
-                max_tokens=max_tokens,
-                stop_tokens=stop_tokens,
-                max_draft=client.welcome.max_draft if client.welcome else 64,
-                options=options,
-                observe=observe,
-                epoch_ns=epoch_ns,
-            )
-            self._events = self._from_loop(self._loop)
-        else:
-            self._events = self._from_drafter(params, max_tokens, stop_tokens)
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> TokenEvent:
-        return next(self._events)
-
-    def close(self) -> None:
-        """Stop writing; the server frees the session."""
-        self._events.close()
-
-    @property
-    def statistics(self) -> LoopStatistics:
-        return self._loop.statistics if self._loop else LoopStatistics()
-
-    @property
-    def decision(self) -> str:
-        """What the planner has chosen at present, and why."""
-        return f"{self._loop.plan.mode}: {self._loop.plan.reason}" if self._loop else "edge: the caller asked for it"
-
-    @property
-    def provisional(self) -> str:
-        """The text the device expects to follow: unverified, and often wrong."""
-        if self._loop is None:
-            return ""
-        return self._client.tokenizer.decode(self._loop.provisional)
-
-    def _from_loop(self, loop: RoundLoop) -> Generator[TokenEvent, None, None]:
-        position = len(self.prompt)
-        with self._client._writing(), closing(loop.run()) as commits:
-            for commit in commits:
-                for index, token in enumerate(commit.tokens):
-                    finish = commit.finish if index == len(commit.tokens) - 1 else ""
-                    yield self._event(token, position, "target", index < commit.drafted, finish)
-                    position += 1
-
-    def _from_drafter(
-        self, params: SamplingParams, max_tokens: int, stop_tokens: tuple[TokenId, ...]
-    ) -> Generator[TokenEvent, None, None]:
-        drafter = self._client.drafter
-        assert drafter is not None
-        with self._client._writing():
-            drafter.begin(self.prompt)
-            for index, proposal in enumerate(drafter.draft(max_tokens, params)):
-                finish = "stop" if proposal.token in stop_tokens else "length" if index + 1 == max_tokens else ""
-                yield self._event(proposal.token, len(self.prompt) + index, "edge", True, finish)
-                if finish:
-                    return
-
-    def _event(
-        self, token: TokenId, position: Position, origin: Origin, drafted: bool, finish: FinishReason
-    ) -> TokenEvent:
-        text = ""
-        if self._detokenizer is not None and finish != "stop":
-            text = self._detokenizer.push(token)
-        if self._detokenizer is not None and finish:
-            text += self._detokenizer.flush()
-        return TokenEvent(token, position, text, origin, drafted, finish)
-
-
-class AsyncClient:
-    """The same for asyncio: every call runs on one thread of the client's own. Takes what :class:`Client` takes.
-
-    A text waits until the one before it is complete or its iteration was left.
-    """
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        self._make = lambda: Client(*arguments, **options)
-        self._client: Client | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="foredraft-edge")
-        self._turn = asyncio.Lock()
-        self._writer: asyncio.Task[Any] | None = None
-
-    async def __aenter__(self) -> Self:
-        self._client = await self._run(self._make)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._client is not None:
-            await self._run(self._client.close)
-        self._thread.shutdown(wait=False)
-
-    async def stream(self, prompt: Prompt, **options: Any) -> AsyncIterator[TokenEvent]:
-        """As :meth:`Client.stream`. Leaving the iteration early stops the writing."""
-        client = self._connected()
-        async with self._writing():
-            stream = await self._run(lambda: client.stream(prompt, **options))
-            try:
-                while (event := await self._run(lambda: next(stream, None))) is not None:
-                    yield event
-            finally:
-                await asyncio.shield(self._run(stream.close))
-
-    async def generate(self, prompt: Prompt, **options: Any) -> Generation:
-        """As :meth:`Client.generate`."""
-        client = self._connected()
-        async with self._writing():
-            return await self._run(lambda: client.generate(prompt, **options))
-
-    @asynccontextmanager
-    async def _writing(self) -> AsyncIterator[None]:
-        """Hold the client for one text."""
-        # A stream that this task has left is closed in a moment; one that it is still reading would never be.
-        patience_s = 5.0 if self._writer is asyncio.current_task() else None
-        try:
-            await asyncio.wait_for(self._turn.acquire(), patience_s)
-        except asyncio.TimeoutError:
-            raise UsageError(
-                "this client is in the middle of another text; finish it first, or use a client for each."
-            ) from None
-        self._writer = asyncio.current_task()
-        try:
-            yield
-        finally:
-            self._writer = None
-            self._turn.release()
-
-    def _connected(self) -> Client:
-        if self._client is None:
-            raise UsageError("use AsyncClient in an `async with` statement.")
-        return self._client
-
-    async def _run(self, call: Callable[[], _Result]) -> _Result:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call)

@@ -14,9 +14,10 @@ from foredraft_shared.errors import ForedraftError, UsageError
 from foredraft_shared.messages import SamplingParams
 from foredraft_shared.traces import TraceWriter
 
-from .client import Client, Prompt, RequestMode, TokenStream
+from .client import Client, Prompt, RequestMode
 from .loop import LoopOptions
 from .screen import STYLES, Screen, statistics_lines
+from .stream import TokenStream
 
 __all__ = ["chat", "generate"]
 

@@ -10,7 +10,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from .client import TokenEvent, TokenStream
+from .stream import TokenEvent, TokenStream
 
 __all__ = ["STYLES", "Screen", "statistics_lines"]
 
