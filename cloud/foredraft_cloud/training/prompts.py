@@ -33,6 +33,8 @@ FOLLOW_UPS = (
     "Explain step by step how you got there.",
     "Give me three more.",
 )
+_HOPELESS = 500
+"""Inventions in a row without a question: this model cannot invent any, and trying on would never end."""
 _MARKER = "\u2063foredraft\u2063"
 
 
@@ -146,11 +148,13 @@ class Prompts:
         self._ready: deque[Request] = deque()
         before = tokenizer.chat([{"role": "user", "content": _MARKER}]).partition(_MARKER)[0]
         self._beginning = tokenizer.encode(before)
+        self._tried = 0  # inventions since the last good one
 
     def next(self) -> Request | None:
         """What to ask now; ``None`` when nothing is left."""
         while not self._ready:
-            if self._beginning and self._random.random() < self._invented:
+            if self._beginning and self._tried < _HOPELESS and self._random.random() < self._invented:
+                self._tried += 1
                 return Request(0, self._beginning, 1.0, self._seed())
             if not self._prompts:
                 return None
@@ -160,6 +164,7 @@ class Prompts:
     def invented(self, question: str) -> None:
         """The target has made up a question; it is asked soon, unless it is empty or must not be asked."""
         if len(question.split()) >= 2 and prompt_hash(question) not in self._never:
+            self._tried = 0
             self._ask(question.strip(), answers=1)
 
     def answered(self, request: Request, answer: str) -> None:

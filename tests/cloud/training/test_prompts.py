@@ -75,6 +75,14 @@ def test_an_invented_question_is_asked_unless_it_must_not_be(tokenizer: Tokenize
     )
 
 
+def test_a_model_that_invents_no_question_is_not_asked_for_ever(tokenizer: Tokenizer) -> None:
+    prompts = Prompts(tokenizer, [], invented=0.95)
+    asked = [prompts.next() for _ in range(2000)]
+    assert sum(request is not None for request in asked) == 500
+    prompts.invented("where is the red cup?")
+    assert prompts.next() is not None
+
+
 def test_a_follow_up_question_continues_the_conversation(tokenizer: Tokenizer) -> None:
     prompts = Prompts(tokenizer, ["where is the cup?"], invented=0.0, second_turns=1.0)
     first = prompts.next()
