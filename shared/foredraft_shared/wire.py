@@ -47,12 +47,14 @@ from .messages import (
     Welcome,
 )
 
-__all__ = ["CONFIDENCE_STEPS", "TIMING_UNIT_US", "Codec", "NoChannelError", "UnknownChannel"]
+__all__ = ["CONFIDENCE_STEPS", "QUEUE_UNIT_US", "TIMING_UNIT_US", "Codec", "NoChannelError", "UnknownChannel"]
 
 CONFIDENCE_STEPS = 127
 """Confidence travels in 127ths: the finest steps that fit one byte."""
 TIMING_UNIT_US = 100
-"""Times travel in units of this many microseconds, rounded."""
+"""A pass's time travels in units of this many microseconds, rounded."""
+QUEUE_UNIT_US = 1000
+"""Waiting travels in coarser ones: nearly every round waits for less than half of it, and then needs no byte."""
 
 _EDGE_KINDS = (Open, Resume, Draft, Decode, Close)
 
@@ -292,14 +294,14 @@ def _encode_verdict(envelope: Any, message: Verdict) -> None:
     body = envelope.verdict
     body.round, body.base, body.accepted, body.token = message.round, message.base, message.accepted, message.token
     body.finish = Verdict.FINISH_REASONS.index(message.finish)
-    body.queued = round(message.timing.queued_us / TIMING_UNIT_US)
+    body.queued = round(message.timing.queued_us / QUEUE_UNIT_US)
     body.computed = round(message.timing.computed_us / TIMING_UNIT_US)
 
 
 def _decode_verdict(body: Any, session: SessionId, envelope: Any) -> Verdict:
     if not 0 <= body.finish < len(Verdict.FINISH_REASONS):
         raise ValueError(f"finish reason {body.finish} is not known")
-    timing = Timing(body.queued * TIMING_UNIT_US, body.computed * TIMING_UNIT_US)
+    timing = Timing(body.queued * QUEUE_UNIT_US, body.computed * TIMING_UNIT_US)
     finish = Verdict.FINISH_REASONS[body.finish]
     return Verdict(session, _epoch(envelope), body.round, body.base, body.accepted, body.token, finish, timing)
 

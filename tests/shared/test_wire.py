@@ -107,7 +107,7 @@ from_cloud = st.one_of(
         accepted=st.integers(0, MAX_DRAFT_TOKENS),
         token=token,
         finish=st.sampled_from(Verdict.FINISH_REASONS),
-        timing=st.builds(Timing, hundreds_of_us, hundreds_of_us),
+        timing=st.builds(Timing, hundreds_of_us.map(lambda us: us // 1000 * 1000), hundreds_of_us),
         **round_,
     ),
     st.builds(Resync, session=session, epoch=counting, length=st.integers(12, 2**32 - 1), digest=u64, tail=tokens),
@@ -231,10 +231,10 @@ def test_what_the_other_side_would_refuse_is_not_sent() -> None:
         Codec().encode(Draft(SESSION, 1, 1, 0, 0, ()))
 
 
-def test_times_are_rounded_to_tenths_of_milliseconds() -> None:
+def test_a_pass_is_told_to_tenths_of_milliseconds_and_waiting_to_whole_ones() -> None:
     edge, cloud = pair()
-    verdict = Verdict(SESSION, 1, 1, 1, 0, 5, timing=Timing(queued_us=149, computed_us=23_456))
-    assert edge.decode(cloud.encode(verdict)) == dataclasses.replace(verdict, timing=Timing(100, 23_500))
+    verdict = Verdict(SESSION, 1, 1, 1, 0, 5, timing=Timing(queued_us=1_490, computed_us=23_456))
+    assert edge.decode(cloud.encode(verdict)) == dataclasses.replace(verdict, timing=Timing(1_000, 23_500))
 
 
 # --- channels
