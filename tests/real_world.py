@@ -77,7 +77,7 @@ def serving(
 ) -> Iterator[Service]:
     """A server of ``target`` in threads, stopped at the end; an error of its threads is raised there."""
     network = MemoryNetwork()
-    listener: Listener = network.listen() if transport == "memory" else ZmqListener(bind, linger_ms=0)
+    listener: Listener = network.listen() if transport == "memory" else ZmqListener(bind)
     server = Server(target, listener, model=model, fingerprint=fingerprint, options=options)
     failures: list[BaseException] = []
 

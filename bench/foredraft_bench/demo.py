@@ -17,6 +17,7 @@ from rich.text import Text
 from foredraft_edge.client import Client
 from foredraft_edge.drafters.loading import default_draft, load_drafter
 from foredraft_shared.errors import PromptTooLong, UsageError
+from foredraft_shared.interrupts import interrupts_wait
 from foredraft_shared.messages import SamplingParams, TokenId
 from foredraft_shared.models import open_model
 from foredraft_shared.traces import TraceWriter, read_trace
@@ -25,7 +26,7 @@ from foredraft_shared.transports.link_process import LinkProcess
 from foredraft_shared.version import version
 
 from .metrics import Answer
-from .processes import CloudProcess, Cores, choose_cores, interrupts_wait, pin, stop_on_termination, watching
+from .processes import CloudProcess, Cores, choose_cores, pin, stop_on_termination, watching
 from .prompts import DEMONSTRATION, WARM_UP, read_prompts
 from .report import as_json, check_writable, first_difference, table, write_atomically
 from .runs import MODES, answer, schedule
@@ -175,7 +176,8 @@ def _set_up(settings: Settings, cores: Cores, stack: contextlib.ExitStack) -> tu
     options += ["--offline"] if settings.offline else []
     cloud = stack.enter_context(CloudProcess(settings.target, options, cores.cloud))
     with watching(cloud), _telling("loading the target in the cloud, and the draft (the first time takes longer)"):
-        drafter, _ = load_drafter(settings.draft, tokenizer, target=settings.target, offline=settings.offline)
+        with interrupts_wait():  # half-imported packages do not take an interrupt well
+            drafter, _ = load_drafter(settings.draft, tokenizer, target=settings.target, offline=settings.offline)
         cloud.wait_until_ready()
     with interrupts_wait():
         link = LinkProcess(

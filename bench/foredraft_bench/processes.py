@@ -25,7 +25,7 @@ from typing_extensions import Self
 
 from foredraft_shared.errors import ForedraftError, LinkError, UsageError
 
-__all__ = ["CloudProcess", "Cores", "choose_cores", "interrupts_wait", "pin", "stop_on_termination", "watching"]
+__all__ = ["CloudProcess", "Cores", "choose_cores", "pin", "stop_on_termination", "watching"]
 
 _STOP_S = 5.0
 _POLL_S = 0.05
@@ -188,16 +188,6 @@ def _ended(process: int) -> bool:
         return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     except ChildProcessError:
         return True
-
-
-@contextlib.contextmanager
-def interrupts_wait() -> Iterator[None]:
-    """Ctrl-C is noticed after the block; processes started inside never notice it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def stop_on_termination() -> None:

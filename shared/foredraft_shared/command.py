@@ -7,7 +7,6 @@ Exit codes: 0 done, 1 it could not be done, 2 it was not asked for rightly, 130 
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -65,7 +64,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # An int comes from typer.Exit, or from Ctrl-C, which typer turns into an exit; commands return nothing.
         return result if isinstance(result, int) else 0
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cut off the tidying up
         return _INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has left (`foredraft … | head`). The interpreter flushes stdout once more at its end.

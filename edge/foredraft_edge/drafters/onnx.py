@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foredraft_shared.errors import BackendMissing, ModelDamaged, ModelUnsupported
+from foredraft_shared.interrupts import interrupts_wait
 from foredraft_shared.messages import Position
 
 from .text import CachedText
@@ -115,7 +116,8 @@ class OnnxDrafter(CachedText):
 
 def _open_session(path: Path, threads: int) -> Any:
     try:
-        import onnxruntime
+        with interrupts_wait():  # it would call Ctrl-C an ImportError
+            import onnxruntime
     except ImportError:
         raise BackendMissing("The onnx drafter needs onnxruntime: pip install 'foredraft[edge]'.") from None
     options = onnxruntime.SessionOptions()
