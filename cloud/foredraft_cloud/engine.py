@@ -42,7 +42,8 @@ from foredraft_shared.messages import (
 )
 
 from .audit import Audit, short
-from .sessions import Session
+from .observer import Closing, Observer, PassSeen, Unobserved
+from .sessions import Round, Session
 from .target import Logits, Run, Slot, Target
 
 __all__ = ["Engine", "EngineOptions", "EngineStatistics"]
@@ -97,6 +98,10 @@ class _Scheduled:
     run: Run
     verifies: bool
     hints: list[Hint] = field(default_factory=list)
+    round: Round | None = None
+    """The round that was judged, and how, once the pass is over."""
+    verdict: Verdict | None = None
+    committed: int = 0
 
 
 class Engine:
@@ -106,6 +111,7 @@ class Engine:
         send: called with ``(peer, message)`` on the model thread for every answer, hints in the middle of a pass
             included; must not block.
         clock_ns: a monotonic clock.
+        observer: told of what happens.
     """
 
     def __init__(
@@ -114,11 +120,13 @@ class Engine:
         send: Send,
         options: EngineOptions | None = None,
         clock_ns: Callable[[], int] = time.perf_counter_ns,
+        observer: Observer | None = None,
     ) -> None:
         self._target = target
         self._send = send
         self._options = options or EngineOptions()
         self._clock_ns = clock_ns
+        self._observer = observer or Unobserved()
         self._sessions: dict[SessionId, Session] = {}
         self._audit = Audit()
         self.statistics = EngineStatistics()
@@ -151,16 +159,17 @@ class Engine:
             session = getattr(message, "session", b"")
             retry_after_ms = error.retry_after_ms if isinstance(error, Overloaded) else 0
             self._send(peer, Failure(error.code, str(error), error.retryable, session, retry_after_ms))
+            self._observer.refused(error.code, session, _identity(peer))
 
     def forget(self, peer: Hashable) -> None:
         """Close every session of a peer that is gone."""
         for identifier in [key for key, session in self._sessions.items() if session.peer == peer]:
-            self._close(identifier)
+            self._close(identifier, "gone")
 
     def forget_device(self, identity: str) -> None:
         """Close every session of a device that is no longer let in."""
         for identifier in [key for key, session in self._sessions.items() if session.owner == identity]:
-            self._close(identifier)
+            self._close(identifier, "revoked")
 
     def _owned(self, peer: Hashable, identifier: SessionId) -> Session | None:
         """The session of that name, if there is one.
@@ -185,6 +194,7 @@ class Engine:
             session.owner = _identity(peer)
             session.heard_us = arrived_us
             self._sessions[message.session] = session
+            self._observer.opened(session, "open" if isinstance(message, Open) else "prefill")
             return
         # Resumed while we still hold it: keep the part of the cache that agrees with the device's text.
         session = Session(message, peer, held.slot)
@@ -197,6 +207,7 @@ class Engine:
             common += 1
         self._target.keep(held.slot, min(common, held.slot.length, session.ledger.length - 1))
         self._sessions[message.session] = session
+        self._observer.opened(session, "cache" if held.slot.length else "prefill")
 
     def _slot(self, owner: str) -> Slot:
         """A slot for a new session, if need be that of the one silent longest."""
@@ -221,7 +232,7 @@ class Engine:
             silent = min(idle, key=lambda session: session.heard_us, default=None)
             if silent is None or self._clock_ns() / 1e3 - silent.heard_us < self._options.idle_s * 1e6:
                 raise
-            self._close(silent.ledger.session)
+            self._close(silent.ledger.session, "evicted")
             return self._slot(owner)
 
     def _check(self, message: Open | Resume) -> None:
@@ -257,29 +268,34 @@ class Engine:
                 raise UsageError(f"a drafted token is outside the target's vocabulary of {self._target.vocabulary}.")
         session.peer = peer
         session.heard_us = arrived_us
+        self._observer.heard(session, message)
         for answer in session.receive(message, arrived_us):
             self._send(peer, answer)
 
-    def _close(self, identifier: SessionId) -> None:
+    def _close(self, identifier: SessionId, why: Closing = "closed") -> None:
         session = self._sessions.pop(identifier, None)
         if session is not None:
+            self._observer.closed(session, why)
             self._target.release(session.slot)
 
     # --- one pass
 
     def step(self) -> bool:
         """Do one pass; ``False`` if nobody waits for one."""
-        begun = self._clock_ns()
-        batch = self._schedule()
+        seen = PassSeen(self._clock_ns())
+        batch = self._schedule(seen)
         if not batch:
             return False
-        model_ns = self._run(batch)
+        self._run(batch, seen)
+        seen.shares = batch
+        seen.ended_ns = self._clock_ns()
         self.statistics.passes += 1
-        self.statistics.model_us += model_ns // 1000
-        self.statistics.outside_us += (self._clock_ns() - begun - model_ns) // 1000
+        self.statistics.model_us += seen.model_ns // 1000
+        self.statistics.outside_us += (seen.ended_ns - seen.begun_ns - seen.model_ns) // 1000
+        self._observer.passed(seen)
         return True
 
-    def _schedule(self) -> list[_Scheduled]:
+    def _schedule(self, seen: PassSeen) -> list[_Scheduled]:
         """Rounds and pieces of unread prompts, those who waited longest first, as far as the rows reach."""
         waiting: list[tuple[Session, bool]] = []
         for session in sorted(self._sessions.values(), key=lambda session: session.served):
@@ -295,29 +311,31 @@ class Engine:
                 rows -= len(run.tokens)
                 prompt_rows -= 0 if verifies else len(run.tokens)
                 batch.append(_Scheduled(session, run, verifies))
+        seen.waiting = len(waiting) - len(batch)
+        seen.rows = sum(len(entry.run.tokens) for entry in batch)
         return batch
 
-    def _run(self, batch: list[_Scheduled]) -> int:
-        """Run the target exit by exit; returns the nanoseconds spent in it."""
+    def _run(self, batch: list[_Scheduled], seen: PassSeen) -> None:
+        """Run the target exit by exit, and judge."""
         asked = [
             entry.verifies and entry.session.hints and bool(entry.session.round and entry.session.round.draft)
             for entry in batch
         ]
         begun = self._clock_ns()
         target_pass = self._target.verify([entry.run for entry in batch], exits=any(asked))
-        model_ns = 0
         while True:
             view = target_pass.step(asked)
             now = self._clock_ns()
-            model_ns += now - begun
+            seen.model_ns += now - begun
+            seen.steps.append((view.layer, begun, now))
             if view.final:
                 break
             for entry, logits in zip(batch, view.logits, strict=True):
                 if logits is not None:
                     self._hint(entry, view.layer, logits)
             begun = self._clock_ns()
-        computed_us = model_ns // 1000
-        self.statistics.rows += sum(len(entry.run.tokens) for entry in batch)
+        computed_us = seen.model_ns // 1000
+        self.statistics.rows += seen.rows
         for entry, logits in zip(batch, view.logits, strict=True):
             session = entry.session
             session.served = self.statistics.passes + 1
@@ -326,7 +344,6 @@ class Engine:
                 continue
             assert logits is not None
             self._commit(entry, logits, computed_us)
-        return model_ns
 
     def _hint(self, entry: _Scheduled, layer: int, logits: Logits) -> None:
         """Say what this exit expects the verdict to be, if it is sure enough and has not said so before."""
@@ -373,7 +390,8 @@ class Engine:
         self.statistics.rounds += 1
         self.statistics.drafted += len(round_.draft)
         self.statistics.accepted += first.accepted
-        self.statistics.committed += session.ledger.length - before
+        entry.round, entry.verdict, entry.committed = round_, first, session.ledger.length - before
+        self.statistics.committed += entry.committed
         self.statistics.hints_confirmed += sum(
             (hint.accepted, hint.token) == (first.accepted, first.token) for hint in entry.hints
         )

@@ -44,6 +44,8 @@ class Round:
     request: Draft | Decode
     arrived_us: int
     computed_us: int = 0
+    chained: bool = False
+    """It came before the text it builds on was committed."""
     hinted: set[tuple[int, TokenId]] = field(default_factory=set)
     """Outcomes already told to the edge in hints of this round."""
 
@@ -78,6 +80,8 @@ class Session:
         self.stop_tokens = frozenset(opened.stop_tokens)
         self.limit: Position = self.prompt_length + opened.max_tokens
         self.hints = opened.hints
+        self.traceparent = opened.traceparent
+        """W3C trace context of the device's caller, or empty."""
         self.round: Round | None = None
         self._ahead: dict[int, Round] = {}
         self._dropped_round = 0
@@ -102,7 +106,7 @@ class Session:
                 return
             if request.round not in self._ahead and len(self._ahead) >= MAX_AHEAD:
                 del self._ahead[min(self._ahead)]
-            self._ahead[request.round] = Round(request, now_us)
+            self._ahead[request.round] = Round(request, now_us, chained=True)
         elif relation is Relation.DIVERGED:
             # A chained round whose assumption just failed: its verdict tells the edge. Only who insists is put right.
             if request.round == self._dropped_round:
