@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from functools import partial
 from queue import Empty, SimpleQueue
+from typing import Literal, TypeAlias
 
 import structlog
 
@@ -34,12 +35,16 @@ from foredraft_shared.transports.base import Listener, Peer
 
 from .audit import Audit
 from .caps import Caps, Turnstile
-from .engine import Engine, EngineOptions
+from .engine import Engine, EngineOptions, EngineStatistics
+from .observer import Observer, Unobserved
 from .target import Target
 
-__all__ = ["Server"]
+__all__ = ["Health", "Server"]
 
 log = structlog.get_logger("foredraft.server")
+
+Health: TypeAlias = Literal["ready", "draining", "failed"]
+"""``draining``: sessions that are open go on, new ones are refused. ``failed``: the model thread has ended."""
 
 
 class Server:
@@ -52,6 +57,7 @@ class Server:
         fingerprint: of the target's tokenizer; devices that draft with another one are refused.
         dtype: as told to devices.
         caps: what each device that proves who it is may ask for.
+        observer: told of what happens, on either thread (see :mod:`.observer`).
     """
 
     def __init__(
@@ -64,10 +70,12 @@ class Server:
         dtype: str = "",
         options: EngineOptions | None = None,
         caps: Caps | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self._options = options or EngineOptions()
         self._listener = listener
-        self._engine = Engine(target, self._answer, self._options)
+        self._observer = observer or Unobserved()
+        self._engine = Engine(target, self._answer, self._options, observer=self._observer)
         self._turnstile = Turnstile(caps or Caps(), Audit())
         self._inbox: SimpleQueue[tuple[Peer, EdgeMessage, int] | Callable[[], None] | None] = SimpleQueue()
         self._outbox: deque[tuple[Peer, CloudMessage]] = deque()
@@ -89,9 +97,16 @@ class Server:
         )
 
     @property
-    def statistics(self) -> object:
-        """The engine's counts; read them after :meth:`serve` has returned."""
+    def statistics(self) -> EngineStatistics:
+        """The engine's counts: numbers that only grow, written on the model thread."""
         return self._engine.statistics
+
+    @property
+    def health(self) -> Health:
+        """Whether devices are served; from any thread."""
+        if self._failed is not None:
+            return "failed"
+        return "draining" if self._stopping.is_set() or self._drained_by is not None else "ready"
 
     def stop(self) -> None:
         """End :meth:`serve`; from any thread, or from a signal handler."""
@@ -168,7 +183,7 @@ class Server:
     def _take(self, peer: Peer, message: EdgeMessage) -> None:
         passes = self._turnstile.passes(peer, message)
         if isinstance(passes, Failure):
-            self._listener.send(peer, passes)
+            self._refuse(peer, passes)
         elif not passes:
             pass
         elif self._drained_by is not None and isinstance(message, Hello | Open):
@@ -176,9 +191,17 @@ class Server:
         elif isinstance(message, Ping):
             self._listener.send(peer, Pong(message.nonce))
         elif isinstance(message, Hello):
-            self._listener.send(peer, self._greet(peer, message))
+            greeting = self._greet(peer, message)
+            if isinstance(greeting, Failure):
+                self._refuse(peer, greeting)
+            else:
+                self._listener.send(peer, greeting)
         else:
             self._inbox.put((peer, message, time.perf_counter_ns()))
+
+    def _refuse(self, peer: Peer, failure: Failure) -> None:
+        self._listener.send(peer, failure)
+        self._observer.refused(failure.code, failure.session, peer.identity)
 
     def _going_away(self) -> GoAway:
         left_s = 0.0 if self._drained_by is None else max(0.0, self._drained_by - time.monotonic())
