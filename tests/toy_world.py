@@ -13,84 +13,28 @@ next. A run is therefore the same every time, and a minute of silence costs noth
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
+from foredraft_bench.toy import VOCABULARY, ToyDrafter, continuation
 from foredraft_cloud.engine import Engine, EngineOptions
 from foredraft_cloud.target import ExitView, Run
-from foredraft_cloud.toy import ToyPass, ToyTarget, toy_scores
-from foredraft_edge.drafters.base import Drafter, Proposal
-from foredraft_edge.drafters.text import Text
+from foredraft_cloud.toy import ToyPass, ToyTarget
+from foredraft_edge.drafters.base import Drafter
 from foredraft_edge.link import Link
 from foredraft_edge.loop import Commit, LoopOptions, RoundLoop
 from foredraft_edge.planner import Planner
 from foredraft_shared.clock import ManualClock
 from foredraft_shared.ledger import Ledger
-from foredraft_shared.messages import CloudMessage, Position, SamplingParams, TokenId
-from foredraft_shared.sampling import noise_bits, pick
+from foredraft_shared.messages import CloudMessage, SamplingParams, TokenId
 from foredraft_shared.traces import RoundRecord
 from foredraft_shared.transports.faulty import Faults, FaultyTransport
 from foredraft_shared.transports.memory import MemoryListener, MemoryNetwork
 
 __all__ = ["VOCABULARY", "ToyDrafter", "World", "Writer", "continuation"]
 
-VOCABULARY = 64
 _SPIN = 20_000
 """Looks at the link without any time passing, after which a run is taken to hang."""
-
-
-def continuation(
-    prompt: Sequence[TokenId], params: SamplingParams, count: int, stop_tokens: Sequence[TokenId] = ()
-) -> list[TokenId]:
-    """What the toy target says after ``prompt``: the truth that every run must reproduce."""
-    text = list(prompt)
-    for _ in range(count):
-        text.append(pick(toy_scores(text, VOCABULARY), params, len(text)))
-        if text[-1] in stop_tokens:
-            break
-    return text[len(prompt) :]
-
-
-class ToyDrafter(Text):
-    """Agrees with the toy target at about ``skill`` of the positions.
-
-    Args:
-        silent: share of the positions at which it has nothing to propose.
-        clock: if given, a token takes ``token_s`` seconds on it.
-    """
-
-    def __init__(
-        self,
-        skill: float = 0.8,
-        *,
-        seed: int = 0,
-        silent: float = 0.0,
-        clock: ManualClock | None = None,
-        token_s: float = 0.0,
-    ) -> None:
-        super().__init__("")
-        self._skill = skill
-        self._seed = seed
-        self._silent = silent
-        self._clock = clock
-        self._token_s = token_s
-
-    def draft(self, limit: int, params: SamplingParams) -> Iterator[Proposal]:
-        for _ in range(limit):
-            position = len(self._text)
-            if self._dice(position, 1) < self._silent:
-                return
-            knows = self._dice(position, 0) < self._skill
-            token = pick(toy_scores(self._text, VOCABULARY, 0 if knows else 9), params, position)
-            if self._clock is not None:
-                self._clock.advance(self._token_s)
-            self._text.append(token)
-            yield Proposal(token, 0.85 if knows else 0.35)
-
-    def _dice(self, position: Position, which: int) -> float:
-        return int(noise_bits(self._seed, position, np.full(1, which))[0]) / 2**32
 
 
 class _TakingTime:

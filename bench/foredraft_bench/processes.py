@@ -88,9 +88,17 @@ class CloudProcess:
         model: what to serve.
         options: further options of ``foredraft serve``.
         cores: to compute on; empty for any.
+        program: the module that is run; another one than ours takes the same arguments.
     """
 
-    def __init__(self, model: str, options: Sequence[str] = (), cores: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        model: str,
+        options: Sequence[str] = (),
+        cores: Sequence[int] = (),
+        *,
+        program: str = "foredraft_bench.tethered",
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="foredraft-", ignore_cleanup_errors=True)
         self._ready = Path(self._folder.name, "ready.json")
         self._said = Path(self._folder.name, "said.log")
@@ -98,7 +106,7 @@ class CloudProcess:
         command = ["serve", model, "--bind", "tcp://127.0.0.1:0", "--ready-file", str(self._ready), *options]
         with self._said.open("wb") as said:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "foredraft_bench.tethered", *tether, *command],
+                [sys.executable, "-m", program, *tether, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,
@@ -107,6 +115,8 @@ class CloudProcess:
             )
         self.address = ""
         """Where it listens, once :meth:`wait_until_ready` has returned."""
+        self.ready_at = 0.0
+        """When devices could connect, by ``time.monotonic``."""
 
     @property
     def pid(self) -> int:
@@ -126,6 +136,7 @@ class CloudProcess:
                 raise LinkError(f"the cloud was not ready within {timeout_s:g} s; try a smaller --target.")
             time.sleep(_POLL_S)
         self.address = json.loads(self._ready.read_text())["address"]
+        self.ready_at = time.monotonic() - (time.time() - self._ready.stat().st_mtime)
 
     def failure(self) -> ForedraftError:
         """Why it ended, when it should not have: the last line it said, or how it died."""
@@ -140,6 +151,19 @@ class CloudProcess:
         reason = (errors or lines or ["it said nothing; run `foredraft serve` by itself to see more."])[-1]
         kind = UsageError if code == 2 else LinkError
         return kind(f"the cloud stopped: {reason}")
+
+    def kill(self) -> None:
+        """End it as ``kill -9`` does."""
+        self._process.kill()
+        self._process.wait()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until it has ended; False if it has not in time."""
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def close(self) -> None:
         """Stop it; may be called twice."""

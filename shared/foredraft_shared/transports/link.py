@@ -111,6 +111,10 @@ class LinkEmulator:
         """Break every connection with RST; new ones work."""
         self._do(self._relay.reset)
 
+    def half_open(self) -> None:
+        """Let every connection be dead while its device believes in it; new ones work."""
+        self._do(self._relay.half_open)
+
     def statistics(self) -> LinkStatistics:
         """What went through so far; also of a link that is closed."""
         with contextlib.suppress(LinkError):

@@ -60,6 +60,9 @@ class LinkProcess:
     def reset(self) -> None:
         self._ask("reset")
 
+    def half_open(self) -> None:
+        self._ask("half_open")
+
     def statistics(self) -> LinkStatistics:
         return LinkStatistics(**self._ask("statistics"))
 

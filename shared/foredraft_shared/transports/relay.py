@@ -190,6 +190,12 @@ class Relay:
         for connection in list(self._connections):
             self._drop(connection, reset=True)
 
+    def half_open(self) -> None:
+        """Let every connection be dead without its device being told; the server is (RST)."""
+        for connection in list(self._connections):
+            self._kill(connection)
+            self._close(connection, connection.server, reset=True)
+
     def _timeout(self, now: float) -> float | None:
         """Seconds to the next thing to do by the clock, or None."""
         nearest = math.inf
@@ -368,10 +374,14 @@ class Relay:
             end.queued_bytes = 0
         self._watch_both(connection)
 
-    def _close(self, connection: _Connection, end: _End) -> None:
+    def _close(self, connection: _Connection, end: _End, reset: bool = False) -> None:
         if not end.closed:
             if end.watched:
                 self._selector.unregister(end.socket)
+            if reset:
+                with contextlib.suppress(OSError):
+                    # A linger time of zero makes close() send RST instead of FIN.
+                    end.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             end.socket.close()
             end.closed = True
             end.watched = 0
@@ -381,11 +391,7 @@ class Relay:
 
     def _drop(self, connection: _Connection, reset: bool = False) -> None:
         for end in connection.ends:
-            if reset and not end.closed:
-                with contextlib.suppress(OSError):
-                    # A linger time of zero makes close() send RST instead of FIN.
-                    end.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self._close(connection, end)
+            self._close(connection, end, reset)
 
 
 def _wake_up_sharply() -> None:

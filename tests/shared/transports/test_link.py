@@ -182,6 +182,19 @@ def test_reset_breaks_what_is_there_and_nothing_else(echo: Echo) -> None:
         assert link.statistics().connections == 2
 
 
+def test_a_half_open_connection_swallows_everything_and_its_device_is_not_told(echo: Echo) -> None:
+    with LinkEmulator(echo.address) as link, connect(link.address) as connection:
+        exchange_ms(connection)
+        link.half_open()
+        connection.sendall(b"anybody there?")
+        connection.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        with connect(link.address) as another:
+            exchange_ms(another)
+        assert link.statistics().bytes_lost == len(b"anybody there?")
+
+
 def test_nobody_at_the_other_end_is_a_reset() -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
