@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from foredraft_shared.messages import Decode, Draft, Hint, Verdict
 from foredraft_shared.traces import HintRecord, RoundRecord
@@ -11,6 +11,9 @@ from foredraft_shared.traces import HintRecord, RoundRecord
 from .planner import Plan, Planner
 
 __all__ = ["Accounts", "Flight", "LoopStatistics"]
+
+REPORT_EVERY = 32
+"""Rounds between two that tell the server about the link: three bytes each."""
 
 
 @dataclass(slots=True)
@@ -128,7 +131,14 @@ class Accounts:
             reason=plan.reason,
             sent_at_us=self._at_us(now_ns),
         )
-        return Flight(request, record, probabilities, guess_probability, now_ns, reads_prompt)
+        return Flight(self._reporting(request), record, probabilities, guess_probability, now_ns, reads_prompt)
+
+    def _reporting(self, request: Draft | Decode) -> Draft | Decode:
+        """The same round; now and then it tells the server, for its operator, what the link takes."""
+        measured = self._planner.measured.rtt_ms
+        if request.round % REPORT_EVERY != 1 or not measured.samples:
+            return request
+        return replace(request, round_trip_us=round(measured.value * 1000.0))
 
     def drafting(self, flight: Flight, began_ns: int, ended_ns: int, spent_ns: int) -> None:
         """The round's draft was made between these instants, in so much time of the drafter's own."""

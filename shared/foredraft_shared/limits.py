@@ -110,6 +110,8 @@ def _round(message: Draft | Decode | Verdict) -> None:
     _session(message.session, message.epoch)
     _within("round", message.round, 0, _U32)
     _within("base", message.base, 1, _U32)
+    if not isinstance(message, Verdict):
+        _within("round_trip_us", message.round_trip_us, 0, 100 * _U32)
 
 
 def _draft(message: Draft) -> None:

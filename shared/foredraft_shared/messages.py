@@ -139,6 +139,8 @@ class Draft:
     tokens: tuple[TokenId, ...]
     forced: int = 0
     """This many leading tokens are to be taken as given (lossy); the rest are verified."""
+    round_trip_us: int = 0
+    """What the link takes, both ways, by the device's own measure; said now and then, for operators. 0: not said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,8 @@ class Decode:
     base: Position
     digest: int
     count: int
+    round_trip_us: int = 0
+    """See :class:`Draft`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ __all__ = ["CONFIDENCE_STEPS", "QUEUE_UNIT_US", "TIMING_UNIT_US", "Codec", "NoCh
 CONFIDENCE_STEPS = 127
 """Confidence travels in 127ths: the finest steps that fit one byte."""
 TIMING_UNIT_US = 100
-"""A pass's time travels in units of this many microseconds, rounded."""
+"""The times of a pass and of the link travel in units of this many microseconds, rounded."""
 QUEUE_UNIT_US = 1000
 """Waiting travels in coarser ones: nearly every round waits for less than half of it, and then needs no byte."""
 
@@ -263,19 +263,25 @@ def _encode_draft(envelope: Any, message: Draft) -> None:
     body = envelope.draft
     body.round, body.base, body.digest, body.forced = message.round, message.base, message.digest, message.forced
     body.tokens.extend(message.tokens)
+    body.round_trip = round(message.round_trip_us / TIMING_UNIT_US)
 
 
 def _decode_draft(body: Any, session: SessionId, envelope: Any) -> Draft:
-    return Draft(session, _epoch(envelope), body.round, body.base, body.digest, tuple(body.tokens), body.forced)
+    round_trip_us = body.round_trip * TIMING_UNIT_US
+    return Draft(
+        session, _epoch(envelope), body.round, body.base, body.digest, tuple(body.tokens), body.forced, round_trip_us
+    )
 
 
 def _encode_decode(envelope: Any, message: Decode) -> None:
     body = envelope.decode
     body.round, body.base, body.digest, body.count = message.round, message.base, message.digest, message.count
+    body.round_trip = round(message.round_trip_us / TIMING_UNIT_US)
 
 
 def _decode_decode(body: Any, session: SessionId, envelope: Any) -> Decode:
-    return Decode(session, _epoch(envelope), body.round, body.base, body.digest, body.count)
+    round_trip_us = body.round_trip * TIMING_UNIT_US
+    return Decode(session, _epoch(envelope), body.round, body.base, body.digest, body.count, round_trip_us)
 
 
 def _encode_hint(envelope: Any, message: Hint) -> None:

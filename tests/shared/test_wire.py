@@ -69,10 +69,10 @@ hundreds_of_us = st.integers(0, 2**32 - 1).map(lambda units: units * 100)
 from_edge = st.one_of(
     st.builds(Hello, protocol=u32, fingerprint=name, device=name),
     st.builds(Open, prompt=some_tokens, **opening),
-    st.tuples(st.builds(Draft, digest=u64, tokens=tokens, **round_), st.integers(0, 12)).map(
-        lambda pair: dataclasses.replace(pair[0], forced=min(pair[1], len(pair[0].tokens)))
-    ),
-    st.builds(Decode, digest=u64, count=counting, **round_),
+    st.tuples(
+        st.builds(Draft, digest=u64, tokens=tokens, round_trip_us=hundreds_of_us, **round_), st.integers(0, 12)
+    ).map(lambda pair: dataclasses.replace(pair[0], forced=min(pair[1], len(pair[0].tokens)))),
+    st.builds(Decode, digest=u64, count=counting, round_trip_us=hundreds_of_us, **round_),
     st.tuples(st.builds(Resume, tokens=some_tokens, prompt_length=st.just(1), **opening), st.integers(1, 40)).map(
         lambda pair: dataclasses.replace(pair[0], prompt_length=min(pair[1], len(pair[0].tokens)))
     ),
