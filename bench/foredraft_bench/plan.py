@@ -17,7 +17,8 @@ from rich.table import Table
 from foredraft_shared.errors import UsageError
 from foredraft_shared.traces import read_trace
 from foredraft_shared.transports.link import settings_from
-from foredraft_shared.transports.profiles import PROFILES, LinkRecording, profile, read_recording
+from foredraft_shared.transports.profiles import PROFILES, profile
+from foredraft_shared.transports.recording import LinkRecording, read_recording
 from foredraft_shared.transports.relay import LinkSettings
 
 from .from_trace import recorded

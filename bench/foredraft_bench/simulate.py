@@ -16,7 +16,7 @@ from foredraft_edge.planner import AdaptivePlanner, FixedPlanner, Planner
 from foredraft_shared.ledger import Ledger
 from foredraft_shared.messages import SamplingParams
 from foredraft_shared.traces import RoundRecord
-from foredraft_shared.transports.profiles import LinkRecording
+from foredraft_shared.transports.recording import LinkRecording
 from foredraft_shared.transports.relay import LinkSettings
 
 from .metrics import percentile

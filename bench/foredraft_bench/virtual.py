@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from foredraft_cloud.engine import Engine, EngineOptions
 from foredraft_shared.messages import CloudMessage, EdgeMessage
 from foredraft_shared.transports.base import Counters, frame_bytes
-from foredraft_shared.transports.profiles import LinkRecording
+from foredraft_shared.transports.recording import LinkRecording
 from foredraft_shared.transports.relay import LinkSettings
 from foredraft_shared.wire import Codec, NoChannelError
 
@@ -41,17 +41,19 @@ _MS = 1_000_000
 class _Direction:
     """One way of the link: as :mod:`foredraft_shared.transports.relay` says."""
 
-    def __init__(self, link: LinkSettings | LinkRecording, seed: str) -> None:
+    def __init__(self, link: LinkSettings | LinkRecording, seed: str, *, up: bool) -> None:
         self._link = link
+        self._up = up
         self._random = random.Random(seed)
         self._free_ns = 0.0
         self._due_ns = 0
 
     def due_ns(self, now_ns: int, size: int, stalled_until_ns: Callable[[float], float]) -> int:
         link = self._link.at(now_ns / 1e9) if isinstance(self._link, LinkRecording) else self._link
-        occupied_ns = size * 8e3 / link.rate_mbps if link.rate_mbps else 0.0
+        rate_mbps = link.rate(up=self._up)
+        occupied_ns = size * 8e3 / rate_mbps if rate_mbps else 0.0
         self._free_ns = max(now_ns, self._free_ns) + occupied_ns
-        delay_ms = (link.rtt_ms + self._random.uniform(-link.jitter_ms, link.jitter_ms)) / 2.0
+        delay_ms = link.delay_ms(up=self._up) + self._random.uniform(-link.jitter_ms, link.jitter_ms) / 2.0
         due = stalled_until_ns(self._free_ns + max(0.0, delay_ms) * _MS)
         self._due_ns = max(self._due_ns, round(due))
         return self._due_ns
@@ -61,9 +63,10 @@ class _Stalls:
     """Stretches of time in which nothing arrives."""
 
     def __init__(self, link: LinkSettings | LinkRecording) -> None:
-        self._every_ns = link.stall_every_s * 1e9 if isinstance(link, LinkSettings) else 0.0
-        self._length_ns = link.stall_ms * _MS if isinstance(link, LinkSettings) else 0.0
-        self._random = random.Random(f"{link.seed if isinstance(link, LinkSettings) else 0} stalls")
+        settings = link.at(0.0) if isinstance(link, LinkRecording) else link
+        self._every_ns = settings.stall_every_s * 1e9
+        self._length_ns = settings.stall_ms * _MS
+        self._random = random.Random(f"{settings.seed} stalls")
         self._begun: list[float] = []
 
     def until(self, due_ns: float) -> float:
@@ -155,8 +158,8 @@ class World:
         self.computed_ns = 0
         self._events: list[_Event] = []
         self._serial = itertools.count()
-        self._up = _Direction(link, f"{seed} up")
-        self._down = _Direction(link, f"{seed} down")
+        self._up = _Direction(link, f"{seed} up", up=True)
+        self._down = _Direction(link, f"{seed} down", up=False)
         self._stalls = _Stalls(link)
         self._codec = Codec()
         self._inbox: list[tuple[bytes, int]] = []

@@ -9,7 +9,7 @@ import pytest
 from foredraft_bench.simulate import planner_for, simulate, waiting_ms_per_token
 from foredraft_bench.virtual_models import Exit, Skill, Times
 from foredraft_edge.loop import LoopOptions
-from foredraft_shared.transports.profiles import LinkRecording
+from foredraft_shared.transports.recording import LinkRecording
 from foredraft_shared.transports.relay import LinkSettings
 
 TIMES = Times(draft_ms=10.0, verify_ms=40.0, row_ms=0.5)

@@ -10,7 +10,7 @@ import pytest
 from foredraft_bench.simulate import planner_for, simulate
 from foredraft_bench.virtual_models import Times
 from foredraft_edge.planner import AdaptivePlanner
-from foredraft_shared.transports.profiles import LinkRecording
+from foredraft_shared.transports.recording import LinkRecording
 from foredraft_shared.transports.relay import LinkSettings
 
 VERIFY_MS = 40.0

@@ -11,7 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import UsageError
+from ..transports.recording import write_recording
 from .chrome import chrome_trace
+from .network import network_of
 from .reader import Trace, read_trace
 from .summary import Summary, summarise
 
@@ -50,6 +52,24 @@ def summary(file: TraceFile) -> None:
     for each in summaries:
         console.print(_table(each))
         console.print(" · ".join(_facts(each)), highlight=False, soft_wrap=True)
+
+
+@trace.command()
+def link(
+    file: TraceFile,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="CSV", help="The recording to write.")],
+) -> None:
+    """Write what the network was like during the run: `foredraft link --trace-file CSV` plays it again."""
+    if output.exists() and file.exists() and output.samefile(file):
+        raise UsageError(f"{output} is the trace itself; name another file with --output.")
+    rows = network_of(_read(file))
+    if len(rows) < 2:
+        raise UsageError(
+            f"{file} tells the round trip of {len(rows)} rounds; record a run that waits: `foredraft generate --mode "
+            "speculate --trace FILE`."
+        )
+    write_recording(output, rows)
+    Console(stderr=True).print(f"{len(rows)} round trips in {output}.", highlight=False, soft_wrap=True)
 
 
 def _read(file: Path) -> Trace:

@@ -21,16 +21,18 @@ import errno
 import socket
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 
 from ..errors import AddressInUse, LinkError, UsageError
 from .address import parse_host_port
+from .recording import LinkRecording, read_recording
 from .relay import LinkSettings, LinkStatistics, Relay
 
-__all__ = ["LinkEmulator", "LinkSettings", "LinkStatistics", "open_relay", "settings_from"]
+__all__ = ["LinkEmulator", "LinkSettings", "LinkStatistics", "open_relay", "recording_from", "settings_from"]
 
 
-def settings_from(**values: float) -> LinkSettings:
+def settings_from(**values: float | None) -> LinkSettings:
     """Settings by name.
 
     Raises:
@@ -42,8 +44,33 @@ def settings_from(**values: float) -> LinkSettings:
         raise UsageError(str(error)) from None
 
 
-def open_relay(to: str, listen: str, settings: LinkSettings) -> tuple[Relay, str]:
+def recording_from(path: Path | str, **values: float | None) -> LinkRecording:
+    """A recorded network; jitter, stalls and seed, which no recording holds, are those given.
+
+    Raises:
+        UsageError: no recording, or a value that it holds itself is given beside it.
+    """
+    recording = read_recording(path)
+    settings = settings_from(**values)  # complains if a value is none
+    own = [name for name in values if name not in ("jitter_ms", "stall_every_s", "stall_ms", "seed")]
+    if own:
+        raise UsageError(f"the recording {path} says itself what {own[0]} is; leave it out.")
+    return recording.with_(
+        jitter_ms=settings.jitter_ms,
+        stall_every_s=settings.stall_every_s,
+        stall_ms=settings.stall_ms,
+        seed=settings.seed,
+    )
+
+
+def open_relay(
+    to: str, listen: str, settings: LinkSettings, recording: LinkRecording | None = None
+) -> tuple[Relay, str]:
     """A relay that listens, and its address; it does nothing until it is run.
+
+    Args:
+        settings: what the link is like, if there is no recording.
+        recording: played from the first connection on, again and again.
 
     Raises:
         UsageError: an address is not HOST:PORT.
@@ -64,7 +91,9 @@ def open_relay(to: str, listen: str, settings: LinkSettings) -> tuple[Relay, str
         raise LinkError(f"cannot listen on {listen}: {error.strerror}; try 127.0.0.1:0.") from None
     port = listener.getsockname()[1]
     address = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
-    return Relay(listener, (str(target[0]), int(target[1])), settings), address
+    if recording is not None:
+        settings = recording.settings[0]  # of jitter, stalls and seed: the same in all rows
+    return Relay(listener, (str(target[0]), int(target[1])), settings, recording), address
 
 
 class LinkEmulator:
@@ -73,19 +102,29 @@ class LinkEmulator:
     Args:
         to: ``HOST:PORT`` of the server, with or without ``tcp://``.
         listen: ``HOST:PORT`` to listen on; port 0 takes any free one.
-        rtt_ms, jitter_ms, rate_mbps, stall_every_s, stall_ms, seed: see :class:`LinkSettings`.
+        recording: a CSV file of a network that somebody recorded: see :mod:`.recording`.
+        settings: as :class:`LinkSettings` names them; beside a recording, those which it does not hold.
 
     Raises:
         UsageError, AddressInUse, LinkError: see :func:`open_relay`.
     """
 
-    def __init__(self, to: str, listen: str = "127.0.0.1:0", **settings: float) -> None:
-        self._relay, self.address = open_relay(to, listen, settings_from(**settings))
+    def __init__(
+        self,
+        to: str,
+        listen: str = "127.0.0.1:0",
+        *,
+        recording: Path | str | None = None,
+        **settings: float | None,
+    ) -> None:
+        played = recording_from(recording, **settings) if recording is not None else None
+        base = LinkSettings() if recording is not None else settings_from(**settings)
+        self._relay, self.address = open_relay(to, listen, base, played)
         self._thread = threading.Thread(target=self._relay.run, name="link", daemon=True)
         self._thread.start()
 
-    def change(self, **settings: float) -> None:
-        """Change some of the settings; bytes under way keep the times they have."""
+    def change(self, **settings: float | None) -> None:
+        """Change some of the settings; bytes under way keep the times they have. Ends a recording."""
         changed = settings_from(**{**dataclasses.asdict(self._relay.settings), **settings})
         self._do(lambda: self._relay.change(changed))
 

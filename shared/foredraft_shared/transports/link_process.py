@@ -12,13 +12,14 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from .. import errors
 from ..errors import ForedraftError, LinkError
-from .link import LinkStatistics, open_relay, settings_from
-from .relay import Relay
+from .link import LinkStatistics, open_relay, recording_from, settings_from
+from .relay import LinkSettings, Relay
 
 __all__ = ["LinkProcess"]
 
@@ -26,10 +27,22 @@ __all__ = ["LinkProcess"]
 class LinkProcess:
     """A :class:`foredraft_shared.transports.link.LinkEmulator` in another process: the same arguments and methods."""
 
-    def __init__(self, to: str, listen: str = "127.0.0.1:0", **settings: float) -> None:
-        settings_from(**settings)  # complain here rather than there
+    def __init__(
+        self,
+        to: str,
+        listen: str = "127.0.0.1:0",
+        *,
+        recording: Path | str | None = None,
+        **settings: float | None,
+    ) -> None:
+        # Complain here rather than there.
+        if recording is not None:
+            recording_from(recording, **settings)
+        else:
+            settings_from(**settings)
+        wanted = {"to": to, "listen": listen, "recording": recording and str(recording), "settings": settings}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, json.dumps({"to": to, "listen": listen, "settings": settings})],
+            [sys.executable, "-m", __name__, json.dumps(wanted)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -45,7 +58,7 @@ class LinkProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    def change(self, **settings: float) -> None:
+    def change(self, **settings: float | None) -> None:
         self._ask("change", settings=settings)
 
     def black_hole(self, *, hold: bool = False) -> None:
@@ -148,7 +161,10 @@ def _main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; our owner decides what it means
     wanted = json.loads(sys.argv[1])
     try:
-        relay, address = open_relay(wanted["to"], wanted["listen"], settings_from(**wanted["settings"]))
+        settings, file = wanted["settings"], wanted["recording"]
+        played = recording_from(file, **settings) if file else None
+        base = LinkSettings() if file else settings_from(**settings)
+        relay, address = open_relay(wanted["to"], wanted["listen"], base, played)
     except ForedraftError as error:
         _say({"error": type(error).__name__, "message": str(error)})
         return

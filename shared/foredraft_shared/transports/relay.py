@@ -24,8 +24,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
-__all__ = ["LinkSettings", "LinkStatistics", "Relay"]
+__all__ = ["Changing", "LinkSettings", "LinkStatistics", "Relay"]
 
 SEGMENT_BYTES = 1448
 """A rate limit lets bytes through in pieces of this size: what one Ethernet frame carries."""
@@ -50,6 +51,10 @@ class LinkSettings:
     """The round trip varies by this much up and down, half of it each way, evenly distributed."""
     rate_mbps: float = 0.0
     """Megabits a second each way, of what TCP carries; 0 is unlimited."""
+    rate_up_mbps: float | None = None
+    """The same for the way up, if that is another: *up* is from the side that connected."""
+    up_share: float = 0.5
+    """Share of the round trip that the way up takes."""
     stall_every_s: float = 0.0
     """Mean time between stalls, in which nothing arrives and after which everything does; 0 is never."""
     stall_ms: float = 0.0
@@ -62,6 +67,25 @@ class LinkSettings:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} is {value}; give 0 or a positive number.")
+        if self.rate_up_mbps is not None and not (math.isfinite(self.rate_up_mbps) and self.rate_up_mbps >= 0):
+            raise ValueError(f"rate_up_mbps is {self.rate_up_mbps}; give 0 or a positive number.")
+        if not 0.0 <= self.up_share <= 1.0:
+            raise ValueError(f"up_share is {self.up_share}; give a share between 0 and 1.")
+
+    def delay_ms(self, *, up: bool) -> float:
+        """Of one way, jitter left aside."""
+        return self.rtt_ms * (self.up_share if up else 1.0 - self.up_share)
+
+    def rate(self, *, up: bool) -> float:
+        """Megabits a second of one way; 0 is unlimited."""
+        return self.rate_up_mbps if up and self.rate_up_mbps is not None else self.rate_mbps
+
+
+class Changing(Protocol):
+    """A link that is not always the same: see :class:`foredraft_shared.transports.recording.LinkRecording`."""
+
+    def at(self, time_s: float) -> LinkSettings:
+        """What it is like so long after its first connection was made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +134,16 @@ class _Connection:
 class Relay:
     """Listens, connects onward, and passes bytes on in their time. Everything but ``call`` is for the loop's thread."""
 
-    def __init__(self, listener: socket.socket, target: tuple[str, int], settings: LinkSettings) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        target: tuple[str, int],
+        settings: LinkSettings,
+        changing: Changing | None = None,
+    ) -> None:
         self.settings = settings
+        self._changing = changing
+        self._began: float | None = None  # of the first connection
         self.hole = ""  # "", "hold" or "drop"
         self._random = random.Random(settings.seed)
         self._target = target
@@ -167,8 +199,9 @@ class Relay:
         self._running = False
 
     def change(self, settings: LinkSettings) -> None:
-        """From now on; bytes under way keep the times they have."""
+        """From now on; bytes under way keep the times they have. A link that was changing by itself no longer does."""
         self.settings = settings
+        self._changing = None
         self._plan_stall(time.monotonic())
 
     def open_hole(self, hold: bool) -> None:
@@ -229,6 +262,8 @@ class Relay:
             client, _ = self._listener.accept()
         except OSError:  # it went away again
             return
+        if self._began is None:
+            self._began = time.monotonic()
         family = socket.AF_INET6 if ":" in self._target[0] else socket.AF_INET
         server = socket.socket(family, socket.SOCK_STREAM)
         for sock in (client, server):
@@ -273,23 +308,29 @@ class Relay:
             return
         if not data:
             end.reading = False
-        self._schedule(connection.other(end), data, time.monotonic())
+        self._schedule(connection.other(end), data, time.monotonic(), up=end is connection.client)
         self._watch(connection, end)
 
-    def _schedule(self, sink: _End, data: bytes, now: float) -> None:
-        settings = self.settings
+    def _schedule(self, sink: _End, data: bytes, now: float, *, up: bool) -> None:
+        settings = self._settings_at(now)
         now -= HEAD_START_S
         sink.free = max(sink.free, now)
-        step = SEGMENT_BYTES if settings.rate_mbps else READ_BYTES
-        delay = settings.rtt_ms / 2000
+        rate_mbps = settings.rate(up=up)
+        step = SEGMENT_BYTES if rate_mbps else READ_BYTES
+        delay = settings.delay_ms(up=up) / 1000
         for start in range(0, max(len(data), 1), step):
             piece = data[start : start + step]
-            if settings.rate_mbps:
-                sink.free += len(piece) * 8 / (settings.rate_mbps * 1e6)
+            if rate_mbps:
+                sink.free += len(piece) * 8 / (rate_mbps * 1e6)
             wobble = self._random.uniform(-0.5, 0.5) * settings.jitter_ms / 1000 if settings.jitter_ms else 0.0
             sink.due = max(sink.due, sink.free + max(0.0, delay + wobble))
             sink.queue.append((sink.due, piece))
             sink.queued_bytes += len(piece)
+
+    def _settings_at(self, now: float) -> LinkSettings:
+        if self._changing is None or self._began is None:
+            return self.settings
+        return self._changing.at(now - self._began)
 
     def _deliver(self, now: float) -> None:
         if now >= self._next_stall:
@@ -339,8 +380,8 @@ class Relay:
 
     # --- connections
 
-    def _queue_limit(self) -> float:
-        rate = self.settings.rate_mbps
+    def _queue_limit(self, *, up: bool) -> float:
+        rate = self._settings_at(time.monotonic()).rate(up=up)
         return max(4 * SEGMENT_BYTES, rate * 1e6 / 8 * QUEUE_SECONDS) if rate else FREE_QUEUE_BYTES
 
     def _watch_both(self, connection: _Connection) -> None:
@@ -351,7 +392,7 @@ class Relay:
         """Tell the selector what is to be known about a socket now."""
         if end.closed:
             return
-        full = connection.other(end).queued_bytes >= self._queue_limit()
+        full = connection.other(end).queued_bytes >= self._queue_limit(up=end is connection.client)
         wanted = selectors.EVENT_READ if end.reading and end.connected and not full else 0
         if end.blocked or not end.connected:
             wanted |= selectors.EVENT_WRITE

@@ -16,6 +16,7 @@ import pytest
 from foredraft_shared.errors import UsageError
 from foredraft_shared.traces import HintRecord, RoundRecord, TraceWriter, read_trace
 from foredraft_shared.traces.chrome import chrome_trace
+from foredraft_shared.traces.network import network_of
 from foredraft_shared.traces.summary import summarise
 from foredraft_shared.traces.timeline import attribute, flights
 
@@ -288,3 +289,20 @@ def test_a_trace_without_rounds_says_so(tmp_path: Path) -> None:
     done = foredraft("summary", str(write(tmp_path / "trace.jsonl", [])))
     assert done.returncode == 2
     assert "no committed round yet" in done.stderr
+
+
+def test_the_network_is_told_by_rounds_that_were_waited_for(tmp_path: Path) -> None:
+    def sent(at_us: int, away_us: int, **changes: Any) -> RoundRecord:
+        return RoundRecord(
+            SESSION, 1, sent_at_us=at_us, verdict_at_us=at_us + away_us, cloud_queued_us=2_000, cloud_computed_us=30_000,
+            **changes,
+        )  # fmt: skip
+
+    path = tmp_path / "run.jsonl"
+    with TraceWriter(path) as writer:
+        writer.write(sent(0, 500_000))  # reads the prompt
+        writer.write(sent(600_000, 72_000))
+        writer.write(sent(650_000, 99_000, chained=True))
+        writer.write(RoundRecord(SESSION, 3, kind="cloud", verdict_at_us=900_000))
+        writer.write(sent(1_000_000, 132_000))
+    assert network_of(read_trace(path)) == [(0.6, 20.0), (1.0, 50.0)]

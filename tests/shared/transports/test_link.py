@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -100,6 +101,45 @@ def test_jitter_spreads_the_delays_and_keeps_the_order(echo: Echo) -> None:
         assert min(times) >= 5 - EARLY_MS
         assert max(times) - min(times) > 5
         exchange_ms(connection, bytes(range(256)) * 200)  # compares what came back
+
+
+@pytest.mark.parametrize("kind", [LinkEmulator, LinkProcess])
+def test_a_recording_is_played_from_the_first_connection_on_and_again(
+    echo: Echo, kind: type[LinkEmulator | LinkProcess], tmp_path: Path
+) -> None:
+    path = tmp_path / "walk.csv"
+    path.write_text("time_s,delay_ms\n0,10\n0.4,40\n", encoding="utf-8")
+    with kind(echo.address, recording=path) as link, connect(link.address) as connection:
+        began = time.monotonic()
+        times: list[tuple[float, float]] = []
+        while (passed := time.monotonic() - began) < 2.0:
+            times.append((passed % 0.8, exchange_ms(connection)))
+    fast = [took for at, took in times if at < 0.3]
+    slow = [took for at, took in times if 0.45 < at < 0.7]
+    assert min(fast) >= 20 - EARLY_MS
+    assert min(fast) <= 30
+    assert min(slow) >= 80 - EARLY_MS
+    assert min(slow) <= 100
+
+
+def test_a_link_whose_settings_are_changed_plays_its_recording_no_longer(echo: Echo, tmp_path: Path) -> None:
+    path = tmp_path / "walk.csv"
+    path.write_text("time_s,delay_ms\n0,50\n", encoding="utf-8")
+    with LinkEmulator(echo.address, recording=path) as link, connect(link.address) as connection:
+        assert exchange_ms(connection) >= 100 - EARLY_MS
+        link.change(rtt_ms=2)
+        assert min(exchange_ms(connection) for _ in range(5)) < 50
+
+
+def test_the_ways_may_differ(echo: Echo) -> None:
+    with (
+        LinkEmulator(echo.address, rate_up_mbps=8) as link,
+        connect(link.address) as connection,
+    ):
+        took = exchange_ms(connection, bytes(100_000))  # 100 ms at a byte a microsecond, on the way up
+        assert 100 - EARLY_MS <= took <= 500
+        link.change(rate_up_mbps=None)
+        assert min(exchange_ms(connection, bytes(100_000)) for _ in range(5)) < 50
 
 
 def test_the_rate_is_limited_each_way(echo: Echo) -> None:
