@@ -6,6 +6,7 @@ so it cannot outlive the program that wanted it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import signal
@@ -83,7 +84,8 @@ class LinkProcess:
         """Close every connection and stop; may be called twice."""
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None and not pipe.closed:
-                pipe.close()
+                with contextlib.suppress(OSError):  # a command that an ended process never read
+                    pipe.close()
         try:
             self._process.wait(5.0)
         except subprocess.TimeoutExpired:
