@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from foredraft_cloud.engine import EngineOptions
+from foredraft_cloud.observer import Observer
 from foredraft_cloud.server import Server
 from foredraft_cloud.target import Run, Slot, Target
 from foredraft_shared.messages import SamplingParams, TokenId
@@ -74,11 +75,12 @@ def serving(
     model: str = "smollm2-135m",
     bind: str = "tcp://127.0.0.1:0",
     options: EngineOptions | None = None,
+    observer: Observer | None = None,
 ) -> Iterator[Service]:
     """A server of ``target`` in threads, stopped at the end; an error of its threads is raised there."""
     network = MemoryNetwork()
     listener: Listener = network.listen() if transport == "memory" else ZmqListener(bind)
-    server = Server(target, listener, model=model, fingerprint=fingerprint, options=options)
+    server = Server(target, listener, model=model, fingerprint=fingerprint, options=options, observer=observer)
     failures: list[BaseException] = []
 
     def serve() -> None:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
-import structlog
 import typer
 from rich.console import Console
 
 from foredraft_shared.errors import UsageError
 from foredraft_shared.models import open_model
 
+from .journal import configure_logs
 from .keys import data_folder
 from .listening import Listening, needs_keys
+from .watch import Watch
 
 __all__ = ["serve"]
 
@@ -50,6 +50,14 @@ def serve(
         str | None, typer.Option(help="tcp://HOST:PORT as devices reach --bind, if they need to be told another one.")
     ] = None,
     data: Annotated[Path | None, typer.Option(envvar="FOREDRAFT_DATA", help="Folder of the server's keys.")] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            help="HOST:PORT for /metrics and /health; beyond this machine over TLS, with the token in metrics.secret."
+        ),
+    ] = None,
+    log_format: Annotated[str, typer.Option(help="console or json.")] = "console",
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
     offline: Annotated[bool, typer.Option("--offline", help="Use only models that are on this machine.")] = False,
     ready_file: Annotated[
         Path | None, typer.Option(help="Write address and facts there, as JSON, once devices can connect.")
@@ -58,12 +66,14 @@ def serve(
     """Serve a target model to devices that draft for it."""
     if dtype not in _DTYPES:
         raise UsageError(f"dtype is {dtype!r}; choose {' or '.join(_DTYPES)}.")
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    configure_logs(log_format, log_level)
     # The address is taken before the model is loaded: a port in use should not cost a minute to find out.
     reachable = needs_keys(bind)
     listening = Listening(bind, secure=secure or reachable, folder=data or data_folder())
     listener = listening.listener
+    watch: Watch | None = None
     try:
+        watch = Watch(metrics, data or data_folder())
         from .decoder import load_target  # torch takes seconds to import
         from .engine import EngineOptions
         from .server import Server
@@ -79,11 +89,15 @@ def serve(
             fingerprint=opened.tokenizer.fingerprint,
             dtype=dtype,
             options=EngineOptions(max_sessions=max_sessions),
+            observer=watch.observer,
         )
+        watch.show(server)
         if control is None and reachable:
             control = f"{bind.removeprefix('tcp://').rpartition(':')[0]}:{CONTROL_PORT}"
         listening.guard(server, None if control == "none" else control, (endpoint,) if endpoint else ())
     except BaseException:
+        if watch is not None:
+            watch.close()
         listening.close()
         raise
 
@@ -95,6 +109,7 @@ def serve(
     facts = {
         "address": listener.address,
         "control": listening.control.address if listening.control else "",
+        "metrics": watch.http.url if watch.http else "",
         "model": opened.name,
         "fingerprint": opened.tokenizer.fingerprint,
         "layers": target.exits[-1],
@@ -123,6 +138,7 @@ def serve(
     try:
         server.serve()
     finally:
+        watch.close()
         listening.close()
     Console(stderr=True).print(f"stopped: {server.statistics}", soft_wrap=True, highlight=False)
 

@@ -136,6 +136,11 @@ class Engine:
         """How many sessions are open."""
         return len(self._sessions)
 
+    @property
+    def cache_usage(self) -> float:
+        """Share of the cache that sessions have taken, from 0 to 1."""
+        return min(1.0, len(self._sessions) / self._options.max_sessions)
+
     # --- what devices say
 
     def receive(self, peer: Hashable, message: EdgeMessage, arrived_ns: int | None = None) -> None:
@@ -159,7 +164,7 @@ class Engine:
             session = getattr(message, "session", b"")
             retry_after_ms = error.retry_after_ms if isinstance(error, Overloaded) else 0
             self._send(peer, Failure(error.code, str(error), error.retryable, session, retry_after_ms))
-            self._observer.refused(error.code, session, _identity(peer))
+            self._observer.refused(error.code, session, _identity(peer), audited=isinstance(error, SessionUnknown))
 
     def forget(self, peer: Hashable) -> None:
         """Close every session of a peer that is gone."""

@@ -6,6 +6,7 @@
     <data>/control.key         the certificate's private key
     <data>/control.crt         the certificate of the control plane
     <data>/operator.secret     who can read it may drain the server
+    <data>/metrics.secret      who can read it may scrape its figures over a network
 
 Each is made when first needed and then kept: devices know the server by them. Nobody vouches for the certificate; a device
 compares its fingerprint with that in its enrolment token. Its dates say nothing (robots have wrong clocks), its name is
@@ -27,7 +28,7 @@ from foredraft_shared.errors import UsageError
 from foredraft_shared.private_files import make_private_folder, read_private, write_private
 from foredraft_shared.transports.curve import KeyPair, is_key, new_key_pair
 
-__all__ = ["CERTIFICATE_NAME", "Certificate", "certificate", "operator_secret", "server_key_pair"]
+__all__ = ["CERTIFICATE_NAME", "Certificate", "certificate", "metrics_secret", "operator_secret", "server_key_pair"]
 
 CERTIFICATE_NAME = "foredraft"
 
@@ -59,6 +60,13 @@ def server_key_pair(folder: Path) -> KeyPair:
 def operator_secret(folder: Path) -> str:
     """What an operator of this server shows to the control plane."""
     path = folder / "operator.secret"
+    _make_once(path, lambda: secrets.token_urlsafe(32).encode() + b"\n")
+    return read_private(path).decode("ascii", "replace").strip()
+
+
+def metrics_secret(folder: Path) -> str:
+    """What Prometheus shows to a server that is reached over a network."""
+    path = folder / "metrics.secret"
     _make_once(path, lambda: secrets.token_urlsafe(32).encode() + b"\n")
     return read_private(path).decode("ascii", "replace").strip()
 

@@ -65,6 +65,8 @@ class PassSeen:
     model_ns: int = 0
     """Spent in the target; the rest of the time is the engine's own."""
     rows: int = 0
+    rows_dropped: int = 0
+    """Rows not taken to full depth, since an exit showed that they could not be accepted."""
     waiting: int = 0
     """Sessions that wanted rows in this pass and got none."""
     shares: Sequence[Share] = ()
@@ -85,13 +87,14 @@ class Observer(Protocol):
     def passed(self, seen: PassSeen) -> None:
         """A pass is over and its answers are sent."""
 
-    def refused(self, code: str, session: SessionId, device: str) -> None:
+    def refused(self, code: str, session: SessionId, device: str, *, audited: bool = False) -> None:
         """A device was answered with a failure. On any thread.
 
         Args:
             code: of the error.
             session: which it was about, or empty.
             device: who authentication says it is, or empty.
+            audited: the audit log has a line about it.
         """
 
 
@@ -110,7 +113,7 @@ class Unobserved:
     def passed(self, seen: PassSeen) -> None:
         """See :class:`Observer`."""
 
-    def refused(self, code: str, session: SessionId, device: str) -> None:
+    def refused(self, code: str, session: SessionId, device: str, *, audited: bool = False) -> None:
         """See :class:`Observer`."""
 
 
@@ -140,7 +143,7 @@ class Together:
         for observer in self._observers:
             observer.passed(seen)
 
-    def refused(self, code: str, session: SessionId, device: str) -> None:
+    def refused(self, code: str, session: SessionId, device: str, *, audited: bool = False) -> None:
         """Tell them all."""
         for observer in self._observers:
-            observer.refused(code, session, device)
+            observer.refused(code, session, device, audited=audited)

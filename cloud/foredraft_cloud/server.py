@@ -31,7 +31,7 @@ from foredraft_shared.messages import (
     Pong,
     Welcome,
 )
-from foredraft_shared.transports.base import Listener, Peer
+from foredraft_shared.transports.base import Counters, Listener, Peer
 
 from .audit import Audit
 from .caps import Caps, Turnstile
@@ -108,6 +108,16 @@ class Server:
             return "failed"
         return "draining" if self._stopping.is_set() or self._drained_by is not None else "ready"
 
+    @property
+    def cache_usage(self) -> float:
+        """Share of the cache that sessions have taken, from 0 to 1; from any thread."""
+        return self._engine.cache_usage
+
+    @property
+    def wire(self) -> Counters:
+        """What went over the token plane."""
+        return self._listener.counters
+
     def stop(self) -> None:
         """End :meth:`serve`; from any thread, or from a signal handler."""
         self._stopping.set()
@@ -183,7 +193,7 @@ class Server:
     def _take(self, peer: Peer, message: EdgeMessage) -> None:
         passes = self._turnstile.passes(peer, message)
         if isinstance(passes, Failure):
-            self._refuse(peer, passes)
+            self._refuse(peer, passes, audited=True)
         elif not passes:
             pass
         elif self._drained_by is not None and isinstance(message, Hello | Open):
@@ -199,9 +209,9 @@ class Server:
         else:
             self._inbox.put((peer, message, time.perf_counter_ns()))
 
-    def _refuse(self, peer: Peer, failure: Failure) -> None:
+    def _refuse(self, peer: Peer, failure: Failure, *, audited: bool = False) -> None:
         self._listener.send(peer, failure)
-        self._observer.refused(failure.code, failure.session, peer.identity)
+        self._observer.refused(failure.code, failure.session, peer.identity, audited=audited)
 
     def _going_away(self) -> GoAway:
         left_s = 0.0 if self._drained_by is None else max(0.0, self._drained_by - time.monotonic())
