@@ -59,11 +59,13 @@ def continuations(
 class Service:
     """A running server, and how to reach it."""
 
-    def __init__(self, server: Server, connect: Callable[[], Transport], address: str) -> None:
+    def __init__(self, server: Server, connect: Callable[[], Transport], address: str, ended: threading.Event) -> None:
         self.server = server
         self.connect = connect
         """A new device's transport."""
         self.address = address
+        self.ended = ended
+        """Set once ``serve`` has returned."""
 
 
 @contextmanager
@@ -82,12 +84,15 @@ def serving(
     listener: Listener = network.listen() if transport == "memory" else ZmqListener(bind)
     server = Server(target, listener, model=model, fingerprint=fingerprint, options=options, observer=observer)
     failures: list[BaseException] = []
+    ended = threading.Event()
 
     def serve() -> None:
         try:
             server.serve()
         except BaseException as error:
             failures.append(error)
+        finally:
+            ended.set()
 
     thread = threading.Thread(target=serve, name="test-server")
     thread.start()
@@ -96,7 +101,8 @@ def serving(
     if link is not None:
         address = link.address
     try:
-        yield Service(server, network.connect if transport == "memory" else lambda: ZmqTransport(address), address)
+        connect = network.connect if transport == "memory" else lambda: ZmqTransport(address)
+        yield Service(server, connect, address, ended)
     finally:
         server.stop()
         thread.join(15.0)

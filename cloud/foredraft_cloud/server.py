@@ -43,6 +43,9 @@ __all__ = ["Health", "Server"]
 
 log = structlog.get_logger("foredraft.server")
 
+PARTING_S = 1.0
+"""How long a server that stops waits for devices to read its goodbye; one that is idle may not look for hours."""
+
 Health: TypeAlias = Literal["ready", "draining", "failed"]
 """``draining``: sessions that are open go on, new ones are refused. ``failed``: the model thread has ended."""
 
@@ -182,13 +185,29 @@ class Server:
             self._inbox.put(None)
             model_thread.join(timeout=10.0)
             self._flush()
-            for peer in self._peers:
-                self._listener.send(peer, GoAway(retry_after_ms=1000))
+            self._part()
             self._listener.close()
         if self._failed is not None:
             raise self._failed
 
     # --- socket thread
+
+    def _part(self) -> None:
+        """Say goodbye, and give devices a moment to say that they have read it.
+
+        What a device has received but not read is lost to it when we close (see ``docs/protocol.md``): the last verdict as
+        well as the goodbye.
+        """
+        unread = set(self._peers)
+        deadline = time.monotonic() + PARTING_S
+        say_at = 0.0
+        while unread and (now := time.monotonic()) < deadline:
+            if now >= say_at:  # again and again, since that is how we learn of those who are gone
+                unread = {peer for peer in unread if self._listener.send(peer, self._going_away())}
+                say_at = now + PARTING_S / 10
+            received = self._listener.receive(min(say_at, deadline) - now)
+            if received is not None and isinstance(received[1], GoAway):
+                unread.discard(received[0])
 
     def _take(self, peer: Peer, message: EdgeMessage) -> None:
         passes = self._turnstile.passes(peer, message)
@@ -198,6 +217,8 @@ class Server:
             pass
         elif self._drained_by is not None and isinstance(message, Hello | Open):
             self._listener.send(peer, self._going_away())
+        elif isinstance(message, GoAway):
+            pass  # has read ours, and goes on until its texts are done
         elif isinstance(message, Ping):
             self._listener.send(peer, Pong(message.nonce))
         elif isinstance(message, Hello):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeAlias
 
 from foredraft_shared import errors
@@ -128,6 +129,8 @@ class Link:
         message = self.transport.receive(timeout_s)
         if isinstance(message, GoAway):
             self.going_away = message
+            with suppress(errors.LinkLost):
+                self.send(GoAway())  # the server closes once this says that we have read what it said last
             return None
         if isinstance(message, Pong | Welcome):
             return None

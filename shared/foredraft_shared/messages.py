@@ -272,9 +272,12 @@ class NeedResume:
 
 @dataclass(frozen=True, slots=True)
 class GoAway:
-    """The server is about to stop: finish what is in flight, come back after ``retry_after_ms`` or go elsewhere."""
+    """The server is about to stop: finish what is in flight, come back after ``retry_after_ms`` or go elsewhere.
 
-    retry_after_ms: int
+    The edge answers with one of its own, which says that it has read this one and all that came before it.
+    """
+
+    retry_after_ms: int = 0
     endpoints: tuple[str, ...] = ()
 
 
@@ -297,6 +300,6 @@ class Failure:
     """How long to wait before trying again; 0: the server does not say."""
 
 
-EdgeMessage: TypeAlias = Hello | Open | Draft | Decode | Resume | Close | Ping
+EdgeMessage: TypeAlias = Hello | Open | Draft | Decode | Resume | Close | Ping | GoAway
 CloudMessage: TypeAlias = Welcome | Hint | Verdict | Resync | NeedResume | GoAway | Pong | Failure
 Message: TypeAlias = EdgeMessage | CloudMessage
