@@ -30,8 +30,8 @@ __all__ = ["Case", "Row", "answer", "plan"]
 LABELS = {  # the order of the table
     "cloud": "cloud alone",
     "waiting": "waiting",
+    "unchained": "unchained",
     "ahead": "drafting ahead",
-    "chained": "chained",
     "auto": "the planner",
 }
 _LONGEST = 16
@@ -97,7 +97,7 @@ def answer(case: Case) -> dict[str, Any]:
     runs = {mode: case.simulate(mode) for mode in LABELS}
     alone_ms = statistics.mean(run.ms_per_token for run in runs["cloud"])
     rows = [_row(mode, given, alone_ms) for mode, given in runs.items()]
-    fixed = {length: case.ms_per_token("chained", length) for length in range(1, _LONGEST + 1)}
+    fixed = {length: case.ms_per_token("ahead", length) for length in range(1, _LONGEST + 1)}
     length = min(fixed, key=lambda length: fixed[length])
     best = min((row for row in rows if row.mode != "auto"), key=lambda row: row.ms_per_token)
     last = runs["auto"][-1].decisions[-1]
@@ -142,7 +142,7 @@ def _break_even_rtt(case: Case, alone_ms: float) -> float | None:
         return None
 
     def slower(rtt_ms: float) -> bool:
-        return case.with_rtt(rtt_ms).ms_per_token("chained") > alone_ms
+        return case.with_rtt(rtt_ms).ms_per_token("ahead") > alone_ms
 
     if slower(0.0):
         return None
@@ -158,7 +158,7 @@ def _break_even_acceptance(case: Case, alone_ms: float) -> float | None:
         return None
 
     def slower(wrong: float) -> bool:
-        return case.scaled(wrong / (1.0 - mean)).ms_per_token("chained") > alone_ms
+        return case.scaled(wrong / (1.0 - mean)).ms_per_token("ahead") > alone_ms
 
     if slower(0.0):
         return None
@@ -298,7 +298,7 @@ def _print(case: Case, told: dict[str, Any]) -> None:
     planner = told["planner"]
     lines = [
         f"Best: {LABELS[told['best_mode']]}. Best fixed length: {told['best_fixed_length']} tokens "
-        f"({told['best_fixed_ms_per_token']:.1f} ms a token, chained).",
+        f"({told['best_fixed_ms_per_token']:.1f} ms a token, drafting ahead).",
         f"The planner ends in mode {planner['mode']} ({planner['speculated']:.0%} of the tokens speculated, "
         f"{planner['switches']} switches): {planner['reason']}.",
         _told_rtt(told["break_even_rtt_ms"]) if isinstance(case.link, LinkSettings) else "",

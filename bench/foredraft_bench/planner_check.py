@@ -72,10 +72,10 @@ def check(cell: Cell, texts: int, tokens: int) -> tuple[float, float, float, flo
             planner=planner if mode == "auto" else None,
         ).ms_per_token
 
-    taken = {mode: [ms_per_token(mode, seed) for seed in range(texts)] for mode in ("auto", "cloud", "chained")}
+    taken = {mode: [ms_per_token(mode, seed) for seed in range(texts)] for mode in ("auto", "cloud", "ahead")}
 
     def excess(texts: slice) -> tuple[float, float, float]:
-        chosen, cloud, chained = (statistics.mean(taken[mode][texts]) for mode in ("auto", "cloud", "chained"))
+        chosen, cloud, chained = (statistics.mean(taken[mode][texts]) for mode in ("auto", "cloud", "ahead"))
         return chosen / min(cloud, chained) - 1.0, chosen, min(cloud, chained)
 
     later, chosen_ms, best_ms = excess(slice(1, None))

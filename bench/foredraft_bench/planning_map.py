@@ -30,7 +30,7 @@ def cells(tokens: int, texts: int) -> dict[float, list[list[float]]]:
         times = Times(draft_ms=VERIFY_MS * ratio, verify_ms=VERIFY_MS, row_ms=0.2, decode_ms=VERIFY_MS)
         taken = [
             simulate(
-                link=LinkSettings(rtt_ms=rtt_ms), times=times, acceptance=acceptance, mode="chained", tokens=tokens,
+                link=LinkSettings(rtt_ms=rtt_ms), times=times, acceptance=acceptance, mode="ahead", tokens=tokens,
                 seed=seed,
             ).ms_per_token
             for seed in range(texts)

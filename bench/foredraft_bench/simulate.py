@@ -2,7 +2,7 @@
 
 ::
 
-    simulate(link=profile("5g"), times=Times(draft_ms=12, verify_ms=45), acceptance=0.8, mode="chained").ms_per_token
+    simulate(link=profile("5g"), times=Times(draft_ms=12, verify_ms=45), acceptance=0.8, mode="ahead").ms_per_token
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from foredraft_shared.transports.recording import LinkRecording
 from foredraft_shared.transports.relay import LinkSettings
 
 from .metrics import percentile
+from .single_head import SINGLE_HEAD, SingleHeadPlanner
 from .virtual import World
 from .virtual_models import RIGHT, Skill, Times, VirtualDrafter
 
@@ -27,13 +28,17 @@ __all__ = ["MODES", "Decision", "Simulation", "simulate", "waiting_ms_per_token"
 
 MODES: dict[str, LoopOptions] = {
     "cloud": LoopOptions(),
+    "remote": LoopOptions(ahead=False, hints=False),
     "waiting": LoopOptions(ahead=False, hints=False),
-    "ahead": LoopOptions(window=1),
-    "chained": LoopOptions(),
+    "single-head": SINGLE_HEAD,
+    "unchained": LoopOptions(window=1),
+    "hintless": LoopOptions(hints=False),
+    "ahead": LoopOptions(),
     "auto": LoopOptions(),
 }
-"""The cloud alone, streamed; drafting, then waiting for the verdict; drafting on meanwhile, sending nothing before the
-verdict; sending before the verdict, too; and the planner free to choose between the first and the last."""
+"""The cloud alone, streamed; the cloud alone, called for each token; drafting, then waiting for the verdict; SpecEdge's head
+(:mod:`.single_head`); drafting on meanwhile, sending nothing before the verdict; sending before the verdict, too, without
+hints and with them; and the planner free to choose between the last and the first. They are named as in ``foredraft bench``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +169,10 @@ def planner_for(mode: str, length: int | None = None) -> Planner:
     """The planner that a client would take for the mode."""
     if mode == "cloud":
         return FixedPlanner(0, "cloud")
+    if mode == "remote":
+        return FixedPlanner(0)
+    if mode == "single-head":
+        return SingleHeadPlanner() if length is None else SingleHeadPlanner(length, max(0, length - 1))
     if length is not None:
         return FixedPlanner(length)
     options = MODES[mode]

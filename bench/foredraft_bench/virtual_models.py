@@ -39,7 +39,9 @@ class Exit:
     at: float
     """Share of a pass that it takes to get there, between 0 and 1."""
     accuracy: float
-    """How often it picks the final token; its confidence is the same number."""
+    """How often it picks the final token, where it says anything; its confidence is the same number."""
+    coverage: float = 1.0
+    """Share of the positions at which it is sure of anything; elsewhere its confidence is 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,7 @@ class _Picks:
         self._rows = rows
         self._world = world
         self._exit = exit_
+        self._sure: dict[int, bool] = {}
 
     def __len__(self) -> int:
         return self._rows
@@ -139,11 +142,14 @@ class _Picks:
     def pick(self, row: int, params: SamplingParams, position: Position) -> TokenId:
         if self._exit is None:
             return RIGHT
-        dice = random.Random(f"{self._world.seed} {position} {self._exit.at}").random()
-        return RIGHT if dice < self._exit.accuracy else WRONG
+        dice = random.Random(f"{self._world.seed} {position} {self._exit.at}")
+        self._sure[row] = dice.random() < self._exit.coverage
+        return RIGHT if dice.random() < self._exit.accuracy else WRONG
 
     def confidence(self, row: int, token: TokenId) -> float:
-        return 1.0 if self._exit is None else self._exit.accuracy
+        if self._exit is None:
+            return 1.0
+        return self._exit.accuracy if self._sure[row] else 0.0
 
 
 class _Pass:

@@ -34,7 +34,7 @@ def test_the_answer_in_json(capsys):
     told = json.loads(out)
     rows = {row["mode"]: row for row in told["rows"]}
     assert rows["cloud"]["ms_per_token"] == pytest.approx(45.0)
-    assert rows["chained"]["speedup"] == pytest.approx(45.0 / rows["chained"]["ms_per_token"])
+    assert rows["ahead"]["speedup"] == pytest.approx(45.0 / rows["ahead"]["ms_per_token"])
     assert told["case"]["link"]["rtt_ms"] == 60.0
     assert told["break_even_rtt_ms"] > 20.0
 
@@ -84,7 +84,7 @@ def test_complaints_are_one_line(capsys, arguments, complaint):
 
 def test_a_trace_gives_back_what_it_was_made_with(tmp_path, capsys):
     made = simulate(
-        link=LinkSettings(rtt_ms=60.0), times=Times(12.0, 45.0, 0.5), acceptance=0.8, mode="chained", tokens=3000
+        link=LinkSettings(rtt_ms=60.0), times=Times(12.0, 45.0, 0.5), acceptance=0.8, mode="ahead", tokens=3000
     )
     path = tmp_path / "trace.jsonl"
     with TraceWriter(path) as writer:

@@ -50,10 +50,10 @@ def test_with_a_draft_that_is_always_right_each_mode_is_exact():
         return simulate(link=link, times=times, acceptance=1.0, mode=mode, length=4, tokens=1000).ms_per_token
 
     assert ms_per_token("waiting") == pytest.approx((16 + 20 + 40) / 5, rel=0.01)
-    assert ms_per_token("ahead") == pytest.approx((20 + 40) / 5, rel=0.01)
-    assert ms_per_token("chained") == pytest.approx(40 / 5, rel=0.01)
+    assert ms_per_token("unchained") == pytest.approx((20 + 40) / 5, rel=0.01)
+    assert ms_per_token("ahead") == pytest.approx(40 / 5, rel=0.01)
     # With two rounds in flight a long way is the bottleneck: each round comes back after rtt + verify.
-    assert ms_per_token("chained", rtt_ms=200.0) == pytest.approx((200 + 40) / 2 / 5, rel=0.02)
+    assert ms_per_token("ahead", rtt_ms=200.0) == pytest.approx((200 + 40) / 2 / 5, rel=0.02)
 
 
 def test_a_draft_that_is_always_wrong_leaves_one_token_a_round():
@@ -111,7 +111,7 @@ def test_a_hint_that_is_right_saves_time_when_the_pass_is_long():
     def ms_per_token(hints: bool) -> float:
         times = Times(draft_ms=10.0, verify_ms=200.0, exits=(Exit(at=0.5, accuracy=0.99),))
         run = simulate(
-            link=LinkSettings(rtt_ms=5.0), times=times, acceptance=0.6, length=4, mode="ahead", tokens=300,
+            link=LinkSettings(rtt_ms=5.0), times=times, acceptance=0.6, length=4, mode="unchained", tokens=300,
             options=LoopOptions(window=1, hints=hints),
         )  # fmt: skip
         assert bool(run.statistics.hints) is hints
@@ -128,3 +128,18 @@ def test_a_planner_serves_one_text_after_another():
     ]
     assert [decision.mode for decision in runs[0].decisions] == ["cloud", "speculate"]
     assert [decision.mode for decision in runs[1].decisions] == ["speculate"], "it has forgotten the first text"
+
+
+def test_a_call_a_token_pays_the_round_trip_each_time():
+    run = simulate(link=LinkSettings(rtt_ms=60.0), times=TIMES, acceptance=0.8, mode="remote", tokens=50)
+    assert run.gaps_ms == pytest.approx([100.0] * 49)
+
+
+def test_an_exit_that_is_seldom_sure_hints_seldom():
+    def hints(coverage: float) -> int:
+        times = Times(draft_ms=10.0, verify_ms=200.0, exits=(Exit(at=0.5, accuracy=0.99, coverage=coverage),))
+        run = simulate(link=LinkSettings(rtt_ms=5.0), times=times, acceptance=0.6, length=1, mode="ahead", tokens=300)
+        return run.statistics.hints
+
+    assert hints(0.0) == 0
+    assert 0 < hints(0.5) < 0.75 * hints(1.0)

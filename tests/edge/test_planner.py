@@ -85,9 +85,7 @@ def test_the_planner_is_hardly_slower_than_the_better_of_cloud_and_speculation(r
             assert run.ms_per_token < 1.1 * max(VERIFY_MS, 1.0), "the first text"
             continue
         chosen.append(run)
-        speculating.append(
-            simulate(link=link, times=times, acceptance=acceptance, mode="chained", tokens=256, seed=seed)
-        )
+        speculating.append(simulate(link=link, times=times, acceptance=acceptance, mode="ahead", tokens=256, seed=seed))
     best_ms = min(VERIFY_MS, statistics.mean(run.ms_per_token for run in speculating))
     assert statistics.mean(run.ms_per_token for run in chosen) <= 1.03 * best_ms
     assert sum(len(run.decisions) - 1 for run in chosen) <= 3, "it keeps changing its mind"
@@ -98,7 +96,7 @@ def test_the_length_it_adapts_is_nearly_as_good_as_the_best_fixed_one():
 
     def ms_per_token(length: int | None) -> float:
         return statistics.mean(
-            simulate(link=link, times=times, acceptance=0.8, mode="chained", length=length, tokens=400, seed=seed).ms_per_token
+            simulate(link=link, times=times, acceptance=0.8, mode="ahead", length=length, tokens=400, seed=seed).ms_per_token
             for seed in range(3)
         )  # fmt: skip
 
