@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,26 +15,26 @@ from rich.console import Console
 from rich.text import Text
 
 from foredraft_edge.client import Client
-from foredraft_edge.drafters.loading import default_draft, load_drafter
 from foredraft_shared.errors import PromptTooLong, UsageError
-from foredraft_shared.interrupts import interrupts_wait
 from foredraft_shared.messages import SamplingParams, TokenId
-from foredraft_shared.models import open_model
 from foredraft_shared.traces import TraceWriter, read_trace
 from foredraft_shared.traces.chrome import chrome_trace
-from foredraft_shared.transports.link_process import LinkProcess
+from foredraft_shared.transports.relay import LinkSettings
 from foredraft_shared.version import version
 
 from .metrics import Answer
-from .processes import CloudProcess, Cores, choose_cores, pin, stop_on_termination, watching
+from .modes import MODES as ALL_MODES
+from .modes import Place, Task
+from .processes import Cores, stop_on_termination
 from .prompts import DEMONSTRATION, WARM_UP, read_prompts
 from .report import as_json, check_writable, first_difference, table, write_atomically
-from .runs import MODES, answer, schedule
-from .screen import Screen, screen_for
+from .runs import schedule
+from .screen import Screen, screen_for, telling
+from .stage import Pair, Stage, short_name
 
 __all__ = ["demo"]
 
-_DTYPES = ("bfloat16", "float32")
+MODES = {name: ALL_MODES[name] for name in ("cloud", "waiting", "ahead")}
 _WARM_UP_TOKENS = 8
 
 
@@ -42,34 +42,28 @@ _WARM_UP_TOKENS = 8
 class Settings:
     """What was asked for, checked."""
 
-    target: str
-    draft: str
+    pair: Pair
     prompts: tuple[str, ...]
     modes: tuple[str, ...]
     max_tokens: int
     sampling: SamplingParams
-    rtt_ms: float
-    jitter_ms: float
-    rate_mbps: float
-    dtype: str
-    exits: str | None
-    offline: bool
+    link: LinkSettings
 
     def as_json(self, cores: Cores) -> dict[str, Any]:
         """Everything that the figures depend on, as far as a program can tell."""
         return {
             "foredraft": version(),
-            "target": self.target,
-            "draft": self.draft,
-            "dtype": self.dtype,
-            "exits": self.exits,
+            "target": self.pair.target,
+            "draft": self.pair.draft,
+            "dtype": self.pair.dtype,
+            "exits": self.pair.exits,
             "max_tokens": self.max_tokens,
             "temperature": self.sampling.temperature,
             "top_p": self.sampling.top_p,
             "seed": self.sampling.seed,
-            "rtt_ms": self.rtt_ms,
-            "jitter_ms": self.jitter_ms,
-            "rate_mbps": self.rate_mbps,
+            "rtt_ms": self.link.rtt_ms,
+            "jitter_ms": self.link.jitter_ms,
+            "rate_mbps": self.link.rate_mbps,
             "edge_cores": list(cores.edge),
             "cloud_cores": list(cores.cloud),
             "prompts": list(self.prompts),
@@ -106,36 +100,26 @@ def demo(
     offline: Annotated[bool, typer.Option("--offline", help="Use only models that are on this machine.")] = False,
 ) -> None:
     """Watch a small model and a large one write one text together, and compare it with the large one alone."""
-    if dtype not in _DTYPES:
-        raise UsageError(f"dtype is {dtype!r}; choose {' or '.join(_DTYPES)}.")
     settings = Settings(
-        target=target,
-        draft=draft,
+        pair=Pair(target, draft, dtype, exits, offline),
         prompts=tuple(read_prompts(prompts)) if prompts else DEMONSTRATION,
         modes=_chosen_modes(modes),
         max_tokens=max_tokens,
         sampling=SamplingParams(temperature=temperature, top_p=top_p, seed=seed),
-        rtt_ms=rtt_ms,
-        jitter_ms=jitter_ms,
-        rate_mbps=rate_mbps,
-        dtype=dtype,
-        exits=exits,
-        offline=offline,
+        link=LinkSettings(rtt_ms=rtt_ms, jitter_ms=jitter_ms, rate_mbps=rate_mbps),
     )
     if json_file is not None:
         check_writable(json_file)
     stop_on_termination()
-    if draft == "auto":  # said by its name, so that everybody knows what was measured
-        trained = default_draft(target, offline=offline)
-        settings = dataclasses.replace(settings, draft=f"onnx-int8:{target}" if trained == "ngram" else trained)
+    settings = dataclasses.replace(settings, pair=settings.pair.named())
     console = Console()
-    cores = choose_cores()
-    pin(0, cores.edge)
     with contextlib.ExitStack() as stack:
         traces = _open_traces(trace, settings, stack)
-        client, spell = _set_up(settings, cores, stack)
+        stage = stack.enter_context(Stage(settings.pair))
+        connected = stack.enter_context(stage.connected(settings.link, seed=seed))
+        cores = stage.cores
         console.print(_introduction(settings, cores), highlight=False)
-        answers = _run(client, settings, traces, screen_for(console))
+        answers = _run(connected.places[0], settings, traces, screen_for(console))
     console.print()
     console.print(table(answers, {name: MODES[name].label for name in answers}))
     console.print("Times in ms. Bytes both ways, the prompt included.", style="dim")
@@ -147,7 +131,9 @@ def demo(
         write_atomically(json_file, as_json(answers, settings.as_json(cores)))
     difference = first_difference(answers)
     if difference is not None:
-        console.print(f"[bold red]The modes wrote different tokens[/]: {difference.describe(spell)}.", highlight=False)
+        console.print(
+            f"[bold red]The modes wrote different tokens[/]: {difference.describe(stage.spell)}.", highlight=False
+        )
         raise typer.Exit(1)
     count = sum(len(each.tokens) for each in next(iter(answers.values())))
     same = "All modes wrote identical tokens" if len(answers) > 1 else "One mode only, nothing to compare"
@@ -167,74 +153,31 @@ def _chosen_modes(text: str) -> tuple[str, ...]:
 # --- before
 
 
-def _set_up(settings: Settings, cores: Cores, stack: contextlib.ExitStack) -> tuple[Client, Any]:
-    """Cloud, link and device, connected; ``stack`` puts them away. Also what spells a token of the target."""
-    model = open_model(settings.target, offline=settings.offline)  # shows its own bar, if it has to be fetched
-    tokenizer = model.tokenizer
-    options = ["--dtype", settings.dtype, "--threads", "1"]
-    options += ["--exits", settings.exits] if settings.exits is not None else []
-    options += ["--offline"] if settings.offline else []
-    cloud = stack.enter_context(CloudProcess(settings.target, options, cores.cloud))
-    with watching(cloud), _telling("loading the target in the cloud, and the draft (the first time takes longer)"):
-        with interrupts_wait():  # half-imported packages do not take an interrupt well
-            drafter, _ = load_drafter(settings.draft, tokenizer, target=settings.target, offline=settings.offline)
-        cloud.wait_until_ready()
-    with interrupts_wait():
-        link = LinkProcess(
-            cloud.address,
-            rtt_ms=settings.rtt_ms,
-            jitter_ms=settings.jitter_ms,
-            rate_mbps=settings.rate_mbps,
-            seed=settings.sampling.seed % 2**32,
-        )
-        stack.enter_context(link)
-    # Beside whichever side is idle when a message comes: pinned to the edge's core it would wait for the draft model.
-    pin(link.pid, (*cores.edge, *cores.cloud))
-    stack.enter_context(watching(cloud, link.pid))
-    client = stack.enter_context(Client(link.address, drafter, tokenizer=tokenizer, device="demo"))
-    return client, lambda token: tokenizer.decode([token])
-
-
-@contextlib.contextmanager
-def _telling(what: str) -> Iterator[None]:
-    """Tell on standard error what takes so long."""
-    notes = Console(stderr=True)
-    if notes.is_terminal and not notes.is_dumb_terminal:
-        with notes.status(f"{what} …"):
-            yield
-    else:
-        notes.print(f"{what} …", highlight=False, soft_wrap=True)
-        yield
-
-
 def _introduction(settings: Settings, cores: Cores) -> Text:
-    network = f"{settings.rtt_ms:g} ms round trip"
-    network += f" ± {settings.jitter_ms:g}" if settings.jitter_ms else ""
-    network += f", {settings.rate_mbps:g} Mbit/s" if settings.rate_mbps else ""
+    network = f"{settings.link.rtt_ms:g} ms round trip"
+    network += f" ± {settings.link.jitter_ms:g}" if settings.link.jitter_ms else ""
+    network += f", {settings.link.rate_mbps:g} Mbit/s" if settings.link.rate_mbps else ""
     drawn = "greedy" if settings.sampling.greedy else f"temperature {settings.sampling.temperature:g}"
     if not settings.sampling.greedy:
         drawn += f", top-p {settings.sampling.top_p:g}, seed {settings.sampling.seed}"
+    pair = settings.pair
     return Text.assemble(
-        ("cloud    ", "dim"), (Path(settings.target).name, "bold"), f" in {settings.dtype}, {cores.describe('cloud')}\n",
-        ("edge     ", "dim"), (_short(settings.draft), "bold"), f" drafts, {cores.describe('edge')}\n",
+        ("cloud    ", "dim"), (Path(pair.target).name, "bold"), f" in {pair.dtype}, {cores.describe('cloud')}\n",
+        ("edge     ", "dim"), (short_name(pair.draft), "bold"), f" drafts, {cores.describe('edge')}\n",
         ("network  ", "dim"), f"{network}\n",
         ("sampling ", "dim"), drawn,
     )  # fmt: skip
 
 
-def _short(draft: str) -> str:
-    kind, colon, path = draft.rpartition(":")
-    return f"{kind}{colon}{Path(path).name}"
-
-
 # --- the runs
 
 
-def _run(client: Client, settings: Settings, traces: dict[str, TraceWriter], screen: Screen) -> dict[str, list[Answer]]:
+def _run(place: Place, settings: Settings, traces: dict[str, TraceWriter], screen: Screen) -> dict[str, list[Answer]]:
+    client = place.client
     encoded = [_encode(client, settings, index, prompt) for index, prompt in enumerate(settings.prompts)]
-    with _telling("warming up"):
+    with telling("warming up"):
         for name in settings.modes:
-            answer(client, client.encode(WARM_UP), MODES[name], settings.sampling, _WARM_UP_TOKENS)
+            MODES[name].answer(place, Task(client.encode(WARM_UP), settings.sampling, _WARM_UP_TOKENS))
     screen.legend()
     answers: dict[str, list[Answer]] = {name: [] for name in settings.modes}
     last = -1
@@ -245,15 +188,8 @@ def _run(client: Client, settings: Settings, traces: dict[str, TraceWriter], scr
         given: Answer | None = None
         screen.begin(MODES[name])
         try:
-            given = answer(
-                client,
-                encoded[index],
-                MODES[name],
-                settings.sampling,
-                settings.max_tokens,
-                watcher=screen,
-                trace=traces.get(name),
-            )
+            task = Task(encoded[index], settings.sampling, settings.max_tokens)
+            given = MODES[name].answer(place, task, watcher=screen, trace=traces.get(name))
         finally:
             screen.end(given)
         answers[name].append(given)
@@ -282,10 +218,10 @@ def _open_traces(folder: Path | None, settings: Settings, stack: contextlib.Exit
     except OSError as error:
         raise UsageError(f"cannot make the folder {folder}: {error.strerror}; name another with --trace.") from None
     labels = {
-        "target": settings.target,
-        "draft": settings.draft,
-        "dtype": settings.dtype,
-        "rtt_ms": f"{settings.rtt_ms:g}",
+        "target": settings.pair.target,
+        "draft": settings.pair.draft,
+        "dtype": settings.pair.dtype,
+        "rtt_ms": f"{settings.link.rtt_ms:g}",
         "temperature": f"{settings.sampling.temperature:g}",
     }
     return {

@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from foredraft_shared.traces import RoundRecord
+
 __all__ = ["Answer", "Figures", "Stopwatch", "add_up", "percentile"]
 
 
@@ -34,6 +36,10 @@ class Answer:
     bytes_down: int = 0
     """From opening the session, the prompt included, to closing it; ZeroMQ's frame headers included, its heartbeats and
     the headers of TCP and IP not."""
+    records: tuple[RoundRecord, ...] = ()
+    """What each round took, in the order they were over; empty where a mode has no rounds."""
+    began_us: int = 0
+    """When the prompt was handed over, on the clock of :attr:`records`."""
 
     def __post_init__(self) -> None:
         assert len(self.tokens) == len(self.arrived_ms)

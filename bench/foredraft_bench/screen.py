@@ -6,7 +6,9 @@ else the text is printed as it comes, without colours or control characters.
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -17,9 +19,9 @@ from foredraft_edge.screen import STYLES
 from foredraft_edge.stream import TokenEvent, TokenStream
 
 from .metrics import Answer
-from .runs import Mode
+from .modes import Mode
 
-__all__ = ["PlainScreen", "Screen", "TerminalScreen", "screen_for"]
+__all__ = ["PlainScreen", "Screen", "TerminalScreen", "screen_for", "telling"]
 
 _REDRAW_S = 0.1
 """Between two drawings: a drawing takes about two milliseconds, in which the device does not draft."""
@@ -47,7 +49,7 @@ class PlainScreen:
         self._console.print(f"\n[{mode.title}]", markup=False, highlight=False)
 
     def token(self, event: TokenEvent, stream: TokenStream) -> None:
-        """See :class:`~foredraft_bench.runs.Watcher`."""
+        """See :class:`~foredraft_bench.modes.Watcher`."""
         self._console.file.write(event.text)
         self._console.file.flush()
 
@@ -133,3 +135,15 @@ class TerminalScreen(PlainScreen):
 def screen_for(console: Console) -> PlainScreen:
     """What suits the console."""
     return TerminalScreen(console) if console.is_terminal and not console.is_dumb_terminal else PlainScreen(console)
+
+
+@contextlib.contextmanager
+def telling(what: str) -> Iterator[None]:
+    """Tell on standard error what takes so long."""
+    notes = Console(stderr=True)
+    if notes.is_terminal and not notes.is_dumb_terminal:
+        with notes.status(f"{what} …"):
+            yield
+    else:
+        notes.print(f"{what} …", highlight=False, soft_wrap=True)
+        yield
