@@ -23,11 +23,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 RTT ?= 20
 ARGS ?=
 TESTS ?=
+OUT ?= out/faults
 
 # Runs "$(call timed,what,command)" and tells how long it took.
 timed = started=$$SECONDS; $(2); echo "· $(1): $$((SECONDS - started)) s"
 
-.PHONY: help demo test test-slow train-small law lint format proto lock clean
+.PHONY: help demo test test-slow train-small law faults lint format proto lock clean
 
 help: ## Show this list.
 	@echo "make TARGET; the environment is made in $(VENV) when first needed."
@@ -48,6 +49,9 @@ train-small: $(STAMP) ## Make a small draft for the small model, start to end, i
 law: $(STAMP) ## Put the one law to the test: 1,200 texts of the real model in each dtype, thousands over a faulty link.
 	@$(call timed,law,LAW_EXAMPLES=1500 $(BIN)/python -m pytest --timeout 7200 tests/edge/test_loop.py -k law)
 	@$(call timed,law,$(BIN)/python -m pytest --timeout 7200 -m slow tests/end_to_end/test_law.py $(TESTS))
+
+faults: $(STAMP) ## Break everything that can break while texts are written; the report goes to OUT=out/faults.
+	@$(call timed,faults,$(BIN)/foredraft bench faults --out "$(OUT)" $(ARGS))
 
 lint: $(STAMP) ## Check style, format, types and the direction of imports.
 	@$(call timed,ruff check,$(BIN)/ruff check --quiet)

@@ -6,6 +6,7 @@ import typer
 
 from .drafters import drafters
 from .engine import engine
+from .faults.commands import faults
 
 __all__ = ["bench"]
 
@@ -19,3 +20,4 @@ def _group() -> None:
 
 bench.command()(drafters)
 bench.command()(engine)
+bench.command()(faults)

@@ -48,6 +48,7 @@ class ZmqTransport:
         heartbeat_ms: see :data:`HEARTBEAT_MS`.
         secure: sets the keys (CURVE).
         context: of the caller, who also ends it; by default one of its own.
+        routing_id: by which the server tells connections apart; by default a random one. For tests.
 
     ``send``, and a ``receive`` that waited in vain, also raise NotEnrolled and ServerKeyMismatch.
 
@@ -62,6 +63,7 @@ class ZmqTransport:
         heartbeat_ms: int = HEARTBEAT_MS,
         secure: Secure | None = None,
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
+        routing_id: bytes | None = None,
     ) -> None:
         parse_address(address)
         self.address = address
@@ -73,7 +75,7 @@ class ZmqTransport:
         _configure(self._socket, address, heartbeat_ms)
         # Kept over reconnects, so that the server finds its table again. It proves nothing about who we are.
         # The first byte must not be 0: such ids belong to the ROUTER.
-        self._socket.routing_id = b"\x01" + os.urandom(15)
+        self._socket.routing_id = routing_id or b"\x01" + os.urandom(15)
         self._socket.immediate = True  # queue only for a peer that is there
         self._socket.linger = 100  # the goodbye may still be on its way
         self._socket.handshake_ivl = 1500  # a reconnect into an outage would stick for the default 30 s

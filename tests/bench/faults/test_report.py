@@ -1,0 +1,66 @@
+"""The report is whole at any time, and a run that was broken off is gone on with."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from foredraft_bench.faults.report import Report
+from foredraft_bench.faults.verdicts import Row
+from foredraft_bench.faults.world import Settings
+from foredraft_shared.errors import UsageError
+
+SETTINGS = Settings().as_json()
+RIGHT = Row("TCP reset", "greedy", "cloud", True, 0, 0, False, None, 120.0, 130.0, 2.0, note="whole again at once")
+WRONG = dataclasses.replace(RIGHT, mode="chained", identical=False, lost=3, hung=True, back_ms=1500.0)
+
+
+def test_a_report_is_there_after_every_row(tmp_path: Path) -> None:
+    report = Report(tmp_path / "new" / "folder", SETTINGS)
+    report.add(RIGHT)
+    written = json.loads((tmp_path / "new" / "folder" / "faults.json").read_text())
+    assert not written["complete"]
+    assert written["rows"][0]["back_ms"] == 120.0
+    assert {"fault", "sampling", "mode", "identical", "lost", "doubled", "hung", "edge_ms", "back_ms"} <= set(
+        written["rows"][0]
+    )
+    assert "1 of 1 texts" in (tmp_path / "new" / "folder" / "faults.md").read_text()
+
+
+def test_wrong_rows_and_slow_ones_stand_out(tmp_path: Path) -> None:
+    report = Report(tmp_path, SETTINGS)
+    report.add(RIGHT)
+    report.add(WRONG)
+    report.write(complete=True)
+    text = (tmp_path / "faults.md").read_text()
+    assert "1 of 2 texts" in text
+    assert "| TCP reset | greedy | cloud | yes | 0 | 0 | no | – | 120 | 130 | whole again at once |" in text
+    assert "| TCP reset | greedy | chained | **NO** | **3** | 0 | **YES** | – | **1500** |" in text
+
+
+def test_an_unfinished_run_is_gone_on_with(tmp_path: Path) -> None:
+    Report(tmp_path, SETTINGS).add(RIGHT)
+    assert Report(tmp_path, SETTINGS).rows == [RIGHT]
+
+
+def test_a_finished_run_or_one_of_other_settings_is_not(tmp_path: Path) -> None:
+    report = Report(tmp_path, SETTINGS)
+    report.add(RIGHT)
+    assert Report(tmp_path, {**SETTINGS, "link": "wifi"}).rows == []
+    assert Report(tmp_path, SETTINGS, fresh=True).rows == []
+    report.write(complete=True)
+    assert Report(tmp_path, SETTINGS).rows == []
+
+
+def test_a_file_that_is_no_report_does_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "faults.json").write_text("[]")
+    assert Report(tmp_path, SETTINGS).rows == []
+
+
+def test_a_folder_that_cannot_be_made_is_a_usage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="name another folder"):
+        Report(tmp_path / "file" / "folder", SETTINGS)
