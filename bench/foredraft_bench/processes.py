@@ -168,7 +168,7 @@ class CloudProcess:
     def close(self) -> None:
         """Stop it; may be called twice."""
         if self._process.poll() is None:
-            self._process.terminate()
+            self._process.send_signal(signal.SIGINT)  # SIGTERM would wait for open sessions
             try:
                 self._process.wait(_STOP_S)
             except subprocess.TimeoutExpired:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import structlog
 
-__all__ = ["Audit", "TokenBucket", "short"]
+__all__ = ["Audit", "TokenBucket", "printable", "short"]
 
 LINES_PER_SECOND = 10.0
 
@@ -22,14 +22,15 @@ class TokenBucket:
         self._clock = clock
         self._counted_at = clock()
 
-    def take(self) -> float:
-        """Take one; returns 0, or the seconds until there will be one."""
+    def take(self, amount: float = 1.0) -> float:
+        """Take so many, but never more than the whole burst; returns 0, or the seconds until they will be there."""
+        amount = min(amount, self._burst)
         now = self._clock()
         self._left = min(self._burst, self._left + (now - self._counted_at) * self._per_second)
         self._counted_at = now
-        if self._left < 1.0:
-            return (1.0 - self._left) / self._per_second
-        self._left -= 1.0
+        if self._left < amount:
+            return (amount - self._left) / self._per_second
+        self._left -= amount
         return 0.0
 
 
@@ -56,6 +57,11 @@ class Audit:
     def done(self, what: str, **facts: object) -> None:
         """Something an operator will want to find again was done."""
         self._log.info(what, **facts)
+
+
+def printable(said: str) -> str:
+    """What a device calls itself, fit for a line of a log: short, and without what moves a terminal's cursor."""
+    return "".join(character for character in said[:64] if character.isprintable())
 
 
 def short(public_key: str) -> str:

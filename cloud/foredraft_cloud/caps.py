@@ -12,7 +12,7 @@ from foredraft_shared.transports.base import Peer
 
 from .audit import Audit, TokenBucket, short
 
-__all__ = ["Caps", "Turnstile"]
+__all__ = ["Caps", "Turnstile", "tokens_to_read"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +20,24 @@ class Caps:
     """For each device. How many sessions it may hold is the engine's to count."""
 
     rounds_per_second: float = 200.0
-    """Openings, resumes, drafts and decodes; twice as many at once."""
+    """Openings, resumes, drafts and decodes; twice as many at once. A text that is to be read counts as one more round for
+    every 512 tokens."""
+    rounds_in_flight: int = 64
+    """How many of these may wait for a pass to end."""
     messages_per_second: float = 1000.0
     """Everything else, greetings and pings; beyond it they are dropped without a word."""
     prompt_tokens: int = 131_072
-    """Longest prompt or resumed text."""
+    """Longest prompt."""
+
+
+TOKENS_A_ROUND = 512
+
+
+def tokens_to_read(message: EdgeMessage) -> int:
+    """Tokens of the text that a message brings."""
+    if isinstance(message, Open):
+        return len(message.prompt)
+    return len(message.tokens) if isinstance(message, Resume | Draft) else 0
 
 
 class Turnstile:
@@ -40,12 +53,15 @@ class Turnstile:
 
     def passes(self, peer: Peer, message: EdgeMessage) -> Failure | bool:
         """Whether to take a message; a :class:`Failure` is the answer to one that is refused."""
+        if isinstance(message, Open | Resume) and (refusal := self._too_long(peer, message)) is not None:
+            return refusal
         if not peer.identity or isinstance(message, Close):
             return True  # closing costs nothing and frees something
         if not isinstance(message, Open | Resume | Draft | Decode):
             wait_s = self._bucket(self._messages, peer.identity, self._caps.messages_per_second).take()
             return wait_s == 0.0 or self._refused(peer, "too many messages", drop=not isinstance(message, Hello))
-        wait_s = self._bucket(self._rounds, peer.identity, self._caps.rounds_per_second).take()
+        bucket = self._bucket(self._rounds, peer.identity, self._caps.rounds_per_second)
+        wait_s = bucket.take(1.0 + tokens_to_read(message) / TOKENS_A_ROUND)
         if wait_s > 0.0:
             self._audit.refused("too many rounds", key=short(peer.identity))
             return Failure(
@@ -56,16 +72,24 @@ class Turnstile:
                 message.session,
                 max(1, round(wait_s * 1000)),
             )
-        length = len(message.prompt) if isinstance(message, Open) else getattr(message, "prompt_length", 0)
-        if length > self._caps.prompt_tokens:
-            self._audit.refused("prompt too long", key=short(peer.identity), tokens=length)
-            return Failure(
-                PromptTooLong.code,
-                f"the prompt has {length} tokens, this server takes {self._caps.prompt_tokens}; shorten it.",
-                PromptTooLong.retryable,
-                message.session,
-            )
         return True
+
+    def forget(self, identity: str) -> None:
+        """Drop what is counted for a device that is no longer let in."""
+        self._rounds.pop(identity, None)
+        self._messages.pop(identity, None)
+
+    def _too_long(self, peer: Peer, message: Open | Resume) -> Failure | None:
+        length = len(message.prompt) if isinstance(message, Open) else message.prompt_length
+        if length <= self._caps.prompt_tokens:
+            return None
+        self._audit.refused("prompt too long", key=short(peer.identity), tokens=length)
+        return Failure(
+            PromptTooLong.code,
+            f"the prompt has {length} tokens, this server takes {self._caps.prompt_tokens}; shorten it.",
+            PromptTooLong.retryable,
+            message.session,
+        )
 
     def _refused(self, peer: Peer, what: str, *, drop: bool) -> Failure | bool:
         self._audit.refused(what, key=short(peer.identity))

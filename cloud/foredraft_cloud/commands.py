@@ -39,6 +39,13 @@ def serve(
     threads: Annotated[int, typer.Option(min=1, help="Threads of the model's passes.")] = 1,
     context: Annotated[int | None, typer.Option(help="Longest session in tokens; by default the model's own.")] = None,
     max_sessions: Annotated[int, typer.Option(min=1, help="Sessions held at once.")] = 16,
+    sessions_per_device: Annotated[int, typer.Option(min=1, help="Sessions that one enrolled device may hold.")] = 8,
+    rounds_per_second: Annotated[
+        float, typer.Option(min=0.1, help="Rounds that one enrolled device may ask for.")
+    ] = 200,
+    rounds_in_flight: Annotated[int, typer.Option(min=1, help="Rounds of one device that may wait for a pass.")] = 64,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Longest prompt.")] = 131_072,
+    grace: Annotated[float, typer.Option(min=0.0, help="Seconds that SIGTERM leaves to what is under way.")] = 10.0,
     secure: Annotated[
         bool, typer.Option("--secure", help="Let in enrolled devices only, encrypted; always so beyond this machine.")
     ] = False,
@@ -74,6 +81,7 @@ def serve(
     watch: Watch | None = None
     try:
         watch = Watch(metrics, data or data_folder())
+        from .caps import Caps
         from .decoder import load_target  # torch takes seconds to import
         from .engine import EngineOptions
         from .server import Server
@@ -88,7 +96,8 @@ def serve(
             model=opened.name,
             fingerprint=opened.tokenizer.fingerprint,
             dtype=dtype,
-            options=EngineOptions(max_sessions=max_sessions),
+            options=EngineOptions(max_sessions=max_sessions, max_sessions_per_device=sessions_per_device),
+            caps=Caps(rounds_per_second, rounds_in_flight, prompt_tokens=prompt_tokens),
             observer=watch.observer,
         )
         watch.show(server)
@@ -102,7 +111,10 @@ def serve(
         raise
 
     def stop(number: int, frame: FrameType | None) -> None:
-        server.stop()
+        if number == signal.SIGTERM and server.health == "ready":
+            server.drain(grace)
+        else:  # Ctrl-C, or somebody is losing patience
+            server.stop()
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)

@@ -23,7 +23,7 @@ from foredraft_shared.messages import PROTOCOL_VERSION, Welcome
 from foredraft_shared.transports.address import parse_host_port
 from foredraft_shared.version import version
 
-from .audit import Audit, short
+from .audit import Audit, printable, short
 from .identity import Certificate
 from .keys import KeyStore
 
@@ -96,6 +96,10 @@ class ControlPlane:
         self._server.start()
         self._say(serving=True)
 
+    def not_serving(self) -> None:
+        """Have health say that this server takes no more sessions."""
+        self._say(serving=False)
+
     def close(self) -> None:
         """Stop answering, within a second."""
         self._health.enter_graceful_shutdown()
@@ -107,7 +111,7 @@ class ControlPlane:
             self._health.set(service, status)
 
     def _drain(self, grace_s: float) -> int:
-        self._say(serving=False)
+        self.not_serving()
         return self._drain_server(grace_s)
 
 
@@ -142,7 +146,7 @@ class _Service(plane_grpc.ControlPlaneServicer):  # type: ignore[misc]
         )
 
     def Enroll(self, request: Any, context: Any) -> Any:  # noqa: N802 - the service's own name
-        facts = {"device": request.device[:64], "key": short(request.public_key), "peer": context.peer()}
+        facts = {"device": printable(request.device), "key": short(request.public_key), "peer": context.peer()}
         try:
             self._store.enrol(request.token, request.public_key, request.device)
         except EnrolmentRefused as error:

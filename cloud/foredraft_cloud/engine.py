@@ -171,6 +171,12 @@ class Engine:
         for identifier in [key for key, session in self._sessions.items() if session.peer == peer]:
             self._close(identifier, "gone")
 
+    def give_up(self, peer: Hashable, identifier: SessionId) -> None:
+        """Stop working for a session whose answers its peer does not read; it is there still when the device asks again."""
+        session = self._sessions.get(identifier)
+        if session is not None and session.peer == peer:
+            session.give_up()
+
     def forget_device(self, identity: str) -> None:
         """Close every session of a device that is no longer let in."""
         for identifier in [key for key, session in self._sessions.items() if session.owner == identity]:

@@ -16,7 +16,7 @@ import structlog
 from foredraft_shared.errors import UsageError
 from foredraft_shared.messages import SessionId
 
-from .audit import short
+from .audit import LINES_PER_SECOND, TokenBucket, short
 from .observer import Closing, Opening, Unobserved
 from .sessions import Session
 
@@ -60,6 +60,7 @@ class Journal(Unobserved):
 
     def __init__(self) -> None:
         self._log = structlog.get_logger("foredraft.sessions")
+        self._bucket = TokenBucket(LINES_PER_SECOND, 5 * LINES_PER_SECOND)
         self._told: OrderedDict[tuple[str, SessionId, str], None] = OrderedDict()
 
     def opened(self, session: Session, how: Opening) -> None:
@@ -74,9 +75,9 @@ class Journal(Unobserved):
         write("session closed", why=why, **_names(session.ledger.session, session.owner))
 
     def refused(self, code: str, session: SessionId, device: str, *, audited: bool = False) -> None:
-        """A line at level warning, once for each code, session and device."""
+        """A line at level warning, once for each code, session and device, and not more than some a second."""
         key = (code, session, device)
-        if audited or key in self._told:
+        if audited or key in self._told or self._bucket.take() > 0.0:
             return
         self._told[key] = None
         while len(self._told) > _REMEMBERED:

@@ -102,6 +102,7 @@ class Listening:
             drain=server.drain,
             audit=self._audit,
         )
+        server.on_drain(self.control.not_serving)
         self._stack.callback(self.control.close)
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 The socket thread (the caller of :meth:`Server.serve`) answers greetings and pings by itself, so that they never wait for
 the model, and passes everything else on. The model thread runs the :class:`~foredraft_cloud.engine.Engine`. Between them
-are two queues; neither thread ever waits for the other.
+are two queues; neither thread ever waits for the other. What does not fit into the first is refused (:mod:`.inbox`).
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection
 from functools import partial
-from queue import Empty, SimpleQueue
 from typing import Literal, TypeAlias
 
 import structlog
 
-from foredraft_shared.errors import NotEnrolled, ProtocolMismatch, VocabularyMismatch
+from foredraft_shared.errors import NotEnrolled, Overloaded, ProtocolMismatch, VocabularyMismatch
+from foredraft_shared.limits import MAX_MESSAGE_BYTES
 from foredraft_shared.messages import (
     PROTOCOL_VERSION,
+    Close,
     CloudMessage,
     EdgeMessage,
     Failure,
@@ -29,13 +30,17 @@ from foredraft_shared.messages import (
     Open,
     Ping,
     Pong,
+    Resume,
+    Verdict,
     Welcome,
 )
 from foredraft_shared.transports.base import Counters, Listener, Peer
+from foredraft_shared.transports.peer_table import PeerTable
 
-from .audit import Audit
-from .caps import Caps, Turnstile
+from .audit import Audit, TokenBucket, printable
+from .caps import Caps, Turnstile, tokens_to_read
 from .engine import Engine, EngineOptions, EngineStatistics
+from .inbox import Inbox
 from .observer import Observer, Unobserved
 from .target import Target
 
@@ -45,6 +50,12 @@ log = structlog.get_logger("foredraft.server")
 
 PARTING_S = 1.0
 """How long a server that stops waits for devices to read its goodbye; one that is idle may not look for hours."""
+
+QUIET_S = 1.0
+"""While a server drains, texts that say nothing for so long do not hold it up: their devices keep them."""
+_BUSY_RETRY_MS = 200
+_TOKEN_BYTES = 5
+_OTHER_BYTES = 64 * 1024
 
 Health: TypeAlias = Literal["ready", "draining", "failed"]
 """``draining``: sessions that are open go on, new ones are refused. ``failed``: the model thread has ended."""
@@ -79,14 +90,22 @@ class Server:
         self._listener = listener
         self._observer = observer or Unobserved()
         self._engine = Engine(target, self._answer, self._options, observer=self._observer)
-        self._turnstile = Turnstile(caps or Caps(), Audit())
-        self._inbox: SimpleQueue[tuple[Peer, EdgeMessage, int] | Callable[[], None] | None] = SimpleQueue()
+        caps = caps or Caps()
+        self._turnstile = Turnstile(caps, Audit())
+        self._inbox = Inbox(caps.rounds_in_flight)
         self._outbox: deque[tuple[Peer, CloudMessage]] = deque()
         self._errands: deque[Callable[[], None]] = deque()
         self._drained_by: float | None = None
+        self._on_drain: list[Callable[[], object]] = []
         self._stopping = threading.Event()
+        self._hurried = False
         self._failed: BaseException | None = None
-        self._peers: set[Peer] = set()
+        self._peers: PeerTable[None] = PeerTable(lambda: None)
+        self._greetings_told = TokenBucket(10.0, 50.0)
+        self._model_rests = True
+        self._worked_at = time.monotonic()
+        # A prompt that the target cannot hold is refused by its length, or reading it would take longer than a pass.
+        listener.take_messages_of(min(MAX_MESSAGE_BYTES, target.context * _TOKEN_BYTES + _OTHER_BYTES))
         self.welcome = Welcome(
             protocol=PROTOCOL_VERSION,
             server_epoch=secrets.randbits(32) | 1,
@@ -122,9 +141,14 @@ class Server:
         return self._listener.counters
 
     def stop(self) -> None:
-        """End :meth:`serve`; from any thread, or from a signal handler."""
+        """End :meth:`serve`; from any thread, or from a signal handler. A second time: without waiting for anybody."""
+        self._hurried = self._stopping.is_set()
         self._stopping.set()
         self._listener.wake()
+
+    def on_drain(self, call: Callable[[], object]) -> None:
+        """Have ``call`` called, on the socket thread, when the server begins to drain."""
+        self._on_drain.append(call)
 
     def forget_devices(self, identities: Collection[str]) -> None:
         """Tell devices that they are no longer let in, and free what is held for them; from any thread."""
@@ -134,29 +158,35 @@ class Server:
                 NotEnrolled.code,
                 "this device's key has been revoked; ask the operator for a token, then run `foredraft enroll`.",
             )
-            for peer in [peer for peer in self._peers if peer.identity in identities]:
-                self._listener.send(peer, refusal)
-                self._peers.discard(peer)
             for identity in identities:
-                self._inbox.put(partial(self._engine.forget_device, identity))
+                for peer in self._peers.of(identity):
+                    self._listener.send(peer, refusal)
+                    self._peers.forget(peer)
+                self._turnstile.forget(identity)
+                self._inbox.tell(partial(self._engine.forget_device, identity))
 
         self._errands.append(tell)
         self._listener.wake()
 
     def drain(self, grace_s: float) -> int:
-        """Take no new sessions, and stop once those that are open are over, or after ``grace_s``; from any thread.
+        """Take no new sessions, finish what is asked for, and stop: when all sessions are over or silent, or after ``grace_s``.
+
+        From any thread, or from a signal handler.
 
         Returns:
             How many sessions are open.
         """
 
-        def say_goodbye() -> None:
+        def begin() -> None:
+            log.info("draining", sessions=self._engine.sessions, grace_s=round(grace_s, 1))
+            for call in self._on_drain:
+                call()
             for peer in self._peers:
                 self._listener.send(peer, self._going_away())
 
         if self._drained_by is None:
             self._drained_by = time.monotonic() + grace_s
-            self._errands.append(say_goodbye)
+            self._errands.append(begin)
             self._listener.wake()
         return self._engine.sessions
 
@@ -176,14 +206,14 @@ class Server:
                 while self._errands:  # after it: what a device said before it was sent away is forgotten with the rest
                     self._errands.popleft()()
                 self._flush()
-                if self._drained_by is not None and (
-                    time.monotonic() > self._drained_by or (self._inbox.empty() and self._engine.sessions == 0)
-                ):
+                if self._drained():
                     break
         finally:
             self._stopping.set()
-            self._inbox.put(None)
-            model_thread.join(timeout=10.0)
+            self._inbox.tell(lambda: None)  # wakes the model thread
+            until = time.monotonic() + 10.0
+            while model_thread.is_alive() and not self._hurried and time.monotonic() < until:
+                model_thread.join(timeout=0.1)
             self._flush()
             self._part()
             self._listener.close()
@@ -201,7 +231,7 @@ class Server:
         unread = set(self._peers)
         deadline = time.monotonic() + PARTING_S
         say_at = 0.0
-        while unread and (now := time.monotonic()) < deadline:
+        while unread and not self._hurried and (now := time.monotonic()) < deadline:
             if now >= say_at:  # again and again, since that is how we learn of those who are gone
                 unread = {peer for peer in unread if self._listener.send(peer, self._going_away())}
                 say_at = now + PARTING_S / 10
@@ -209,26 +239,49 @@ class Server:
             if received is not None and isinstance(received[1], GoAway):
                 unread.discard(received[0])
 
+    def _drained(self) -> bool:
+        if self._drained_by is None:
+            return False
+        now = time.monotonic()
+        idle = self._model_rests and not self._inbox and not self._outbox
+        return now > self._drained_by or (idle and (self._engine.sessions == 0 or now > self._worked_at + QUIET_S))
+
     def _take(self, peer: Peer, message: EdgeMessage) -> None:
         passes = self._turnstile.passes(peer, message)
         if isinstance(passes, Failure):
             self._refuse(peer, passes, audited=True)
-        elif not passes:
-            pass
-        elif self._drained_by is not None and isinstance(message, Hello | Open):
+            return
+        if not passes:
+            return
+        new = peer not in self._peers
+        self._peers.entry(peer)
+        if self._drained_by is not None and isinstance(message, Hello | Open | Resume):
             self._listener.send(peer, self._going_away())
+            self._refuse(
+                peer, self._overloaded(message, "the server is about to stop", self._going_away().retry_after_ms)
+            )
         elif isinstance(message, GoAway):
             pass  # has read ours, and goes on until its texts are done
         elif isinstance(message, Ping):
             self._listener.send(peer, Pong(message.nonce))
         elif isinstance(message, Hello):
-            greeting = self._greet(peer, message)
-            if isinstance(greeting, Failure):
-                self._refuse(peer, greeting)
-            else:
-                self._listener.send(peer, greeting)
+            refusal = self._refusal(message)
+            if refusal is not None:
+                self._refuse(peer, refusal)
+                return
+            self._listener.send(peer, self.welcome)
+            if new and self._greetings_told.take() == 0.0:
+                log.info("device connected", device=printable(message.device) or "unnamed")
         else:
-            self._inbox.put((peer, message, time.perf_counter_ns()))
+            self._worked_at = time.monotonic()
+            errand = partial(self._engine.receive, peer, message, time.perf_counter_ns())
+            room = self._inbox.put(peer.identity or peer, errand, tokens=tokens_to_read(message))
+            if not room and not isinstance(message, Close):  # a session that is not closed is evicted in time
+                self._refuse(peer, self._overloaded(message, "too much waits for the model already", _BUSY_RETRY_MS))
+
+    def _overloaded(self, message: EdgeMessage, why: str, retry_after_ms: int) -> Failure:
+        sentence = f"{why}; try again in {retry_after_ms / 1000:.1f} s, or use another server."
+        return Failure(Overloaded.code, sentence, True, getattr(message, "session", b""), retry_after_ms)
 
     def _refuse(self, peer: Peer, failure: Failure, *, audited: bool = False) -> None:
         self._listener.send(peer, failure)
@@ -238,7 +291,7 @@ class Server:
         left_s = 0.0 if self._drained_by is None else max(0.0, self._drained_by - time.monotonic())
         return GoAway(retry_after_ms=1000 + round(left_s * 1000))
 
-    def _greet(self, peer: Peer, hello: Hello) -> CloudMessage:
+    def _refusal(self, hello: Hello) -> Failure | None:
         if hello.protocol != PROTOCOL_VERSION:
             return Failure(
                 ProtocolMismatch.code,
@@ -251,15 +304,16 @@ class Server:
                 f"the device's draft has the tokenizer {hello.fingerprint[:12]}, but {self.welcome.model} on this server "
                 f"has {self.welcome.fingerprint[:12]}; use a draft of the target's own family.",
             )
-        self._peers.add(peer)
-        log.info("device connected", device=hello.device or "unnamed")
-        return self.welcome
+        return None
 
     def _flush(self) -> None:
         while self._outbox:
             peer, message = self._outbox.popleft()
+            self._worked_at = time.monotonic()
             if not self._listener.send(peer, message):
-                self._peers.discard(peer)
+                self._peers.forget(peer)
+                if isinstance(message, Verdict):
+                    self._inbox.tell(partial(self._engine.give_up, peer, message.session))
 
     # --- model thread
 
@@ -268,27 +322,17 @@ class Server:
         self._listener.wake()
 
     def _think(self) -> None:
+        worked = False
         try:
             while not self._stopping.is_set():
-                self._read(block=False)
-                if not self._engine.step():
-                    self._read(block=True)
+                self._model_rests = not worked
+                errands = self._inbox.take(0.0 if worked else 1.0)
+                self._model_rests = False
+                for errand in errands:
+                    errand()
+                worked = self._engine.step()
         except BaseException as error:
             log.error("the model thread failed; the server stops", error=repr(error))
             self._failed = error
-            self.stop()
-
-    def _read(self, *, block: bool) -> None:
-        """Take in what devices have said; with ``block``, wait for the first of it."""
-        while True:
-            try:
-                received = self._inbox.get(block=block, timeout=1.0 if block else None)
-            except Empty:
-                return
-            if received is None:
-                return
-            if callable(received):
-                received()
-            else:
-                self._engine.receive(*received)
-            block = False
+            self._stopping.set()
+            self._listener.wake()

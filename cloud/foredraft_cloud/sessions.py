@@ -35,6 +35,9 @@ Pick = Callable[[int, Position], TokenId]
 
 MAX_AHEAD = 8
 """Chained rounds kept per session; a device that sends more is only wasting its own uplink."""
+MAX_TOLD_AGAIN = 128
+"""Verdicts with which one repeated decode is answered from the text: it may be a few bytes that ask for thousands of
+messages. A device that missed more asks on from where it then stands."""
 
 
 @dataclass(slots=True)
@@ -119,10 +122,12 @@ class Session:
         """Start a round that continues the committed text, or answer it from the text."""
         request = round_.request
         if isinstance(request, Decode):
-            for position in range(request.base, min(self.ledger.length, round_.end)):
+            known = min(self.ledger.length, round_.end)
+            told = min(known, request.base + MAX_TOLD_AGAIN)
+            for position in range(request.base, told):
                 token = self.ledger.tokens[position]
                 yield self._verdict(request, position, token)
-            if round_.end <= self.ledger.length or self.finished:
+            if told < known or round_.end <= self.ledger.length or self.finished:
                 return
         else:
             verdict = self._judge(round_, self.ledger.length, lambda row, position: self.ledger.tokens[position])
@@ -135,6 +140,11 @@ class Session:
         if self.round is not None and request.round < self.round.request.round:
             return  # out of order: a newer round is already being verified
         self.round = round_
+
+    def give_up(self) -> None:
+        """Forget the rounds in hand and ahead. Whoever still wants them repeats them."""
+        self.round = None
+        self._ahead.clear()
 
     # --- what the engine asks
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from foredraft_cloud.audit import TokenBucket
+from foredraft_cloud.audit import TokenBucket, printable
 from foredraft_cloud.caps import Caps, Turnstile
 from foredraft_cloud.identity import certificate, server_key_pair
 from foredraft_cloud.keys import KeyStore, written_token
 from foredraft_shared.clock import ManualClock
 from foredraft_shared.errors import EnrolmentRefused, UsageError
-from foredraft_shared.messages import Close, Decode, Failure, Hello, Ping, Resume
+from foredraft_shared.messages import Close, Decode, Failure, Hello, Open, Ping, Resume
 from foredraft_shared.private_files import write_private
 from foredraft_shared.transports.base import Peer
 from foredraft_shared.transports.curve import is_key, new_key_pair
@@ -127,6 +127,34 @@ def test_a_bucket() -> None:
     assert bucket.take() == 0.0
     clock.advance(60.0)
     assert [bucket.take() > 0.0 for _ in range(5)] == [False] * 4 + [True]
+    clock.advance(60.0)
+    assert bucket.take(3.0) == 0.0
+    assert bucket.take(100.0) == pytest.approx(1.5)  # never more than the burst, or it would wait for ever
+
+
+def test_a_long_text_counts_as_several_rounds() -> None:
+    clock, lines = ManualClock(), Lines()
+    turnstile = Turnstile(Caps(rounds_per_second=10.0), lines, clock.now)  # type: ignore[arg-type]
+    device = Peer(b"1", "one")
+    assert turnstile.passes(device, Open(b"s" * 16, (1,) * 512 * 15)) is True
+    refusal = turnstile.passes(device, Open(b"t" * 16, (1,) * 512 * 15))
+    assert isinstance(refusal, Failure)
+    assert refusal.retry_after_ms == pytest.approx(1200, abs=10)
+    assert turnstile.passes(device, Decode(b"s" * 16, 1, 1, 1, 0, 1)) is True
+    turnstile.forget("one")
+    assert (turnstile._rounds, turnstile._messages) == ({}, {})
+
+
+def test_nobody_brings_a_longer_prompt_than_is_allowed_with_keys_or_without() -> None:
+    turnstile = Turnstile(Caps(prompt_tokens=3), Lines())  # type: ignore[arg-type]
+    for identity in ("", "one"):
+        refusal = turnstile.passes(Peer(b"1", identity), Open(b"s" * 16, (1, 2, 3, 4)))
+        assert isinstance(refusal, Failure)
+        assert (refusal.code, refusal.session) == ("prompt_too_long", b"s" * 16)
+
+
+def test_what_a_device_calls_itself_does_not_move_the_cursor() -> None:
+    assert printable("arm\x1b[2J\n\u202e7" + "x" * 100) == "arm[2J7" + "x" * 54
 
 
 def test_limits_are_each_devices_own_and_nobodys_without_keys() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from foredraft_cloud.sessions import MAX_AHEAD, Session
+from foredraft_cloud.sessions import MAX_AHEAD, MAX_TOLD_AGAIN, Session
 from foredraft_shared.ledger import EMPTY_DIGEST, extend_digest
 from foredraft_shared.messages import Decode, Draft, Open, Resume, Resync, Verdict
 
@@ -123,6 +123,26 @@ def test_rounds_ahead_are_kept_up_to_a_bound():
         list(held.receive(draft(number, TEXT[number : number + 1], number), 0))
     assert held.round is None
     assert len(held._ahead) == MAX_AHEAD
+
+
+def test_a_repeated_decode_is_answered_from_the_text_up_to_a_bound():
+    held = session(max_tokens=10 * MAX_TOLD_AGAIN)
+    held.ledger.extend(range(3 * MAX_TOLD_AGAIN))
+    answers = list(held.receive(decode(0, 2**32 - 1), 0))
+    assert [answer.base for answer in answers if isinstance(answer, Verdict)] == [4 + n for n in range(MAX_TOLD_AGAIN)]
+    assert held.round is None  # the device asks on from there
+
+
+def test_what_is_given_up_is_taken_on_again_when_it_is_repeated():
+    held = session()
+    list(held.receive(draft(0, TEXT[:3]), 0))
+    list(held.receive(draft(4, TEXT[4:6], 2), 0))
+    held.give_up()
+    assert held.round is None
+    assert list(held.receive(draft(0, TEXT[:3]), 0)) == []
+    (verdict,) = commit(held)
+    assert isinstance(verdict, Verdict)
+    assert (verdict.round, verdict.accepted) == (1, 3)
 
 
 def test_rounds_ahead_that_were_passed_by_are_forgotten():

@@ -10,7 +10,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -277,13 +277,14 @@ def _raises(kind: type[Exception], link: Link) -> bool:
 
 def test_a_server_set_up_anew_at_the_same_address(tmp_path: Path) -> None:
     """The device was connected, and its server comes back with another key: it says so, and tries no longer."""
-    with secured(tmp_path / "one") as service:
-        _, connect = service.device("robot")
-        address = service.address
-        with greeted(connect()) as link:
+    with ExitStack() as stack:
+        with secured(tmp_path / "one") as service:
+            _, connect = service.device("robot")
+            link = stack.enter_context(greeted(connect()))
             service.server.stop()
-            with secured(tmp_path / "two", bind=address):
-                assert soon(lambda: _raises(ServerKeyMismatch, link))
+            assert soon(lambda: link.receive(0.05) or link.going_away)
+        with secured(tmp_path / "two", bind=service.address):
+            assert soon(lambda: _raises(ServerKeyMismatch, link))
 
 
 # --- tokens ----------------------------------------------------------------------------------------------------------

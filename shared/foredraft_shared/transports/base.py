@@ -93,6 +93,9 @@ class Listener(Protocol):
             ValueError: a field is out of its range.
         """
 
+    def take_messages_of(self, longest: int) -> None:
+        """Refuse messages of more bytes than ``longest`` from now on, before they are read."""
+
     def wake(self) -> None:
         """Make a :meth:`receive` that waits return now, or else the next one; from any thread."""
 

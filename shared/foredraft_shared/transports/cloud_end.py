@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from functools import partial
 
 from ..clock import Clock
-from ..errors import Malformed
+from ..errors import Malformed, PromptTooLong
+from ..limits import MAX_MESSAGE_BYTES
 from ..messages import CloudMessage, EdgeMessage, Failure
 from ..wire import Codec, NoChannelError, UnknownChannel
 from .base import Counters, Peer
+from .peer_table import PeerTable
 
 __all__ = ["CloudEnd"]
 
@@ -16,25 +18,33 @@ FAILURES_PER_SECOND = 10.0
 """How many malformed messages are answered; the rest are only counted, so that garbage does not breed garbage."""
 
 
+MAX_CHANNELS = 256
+"""Sessions that one connection may name at once."""
+
+
 class CloudEnd:
-    """The codecs of a listener's peers.
+    """The codecs of a listener's peers. A peer that is forgotten, being silent longest of too many, is asked to resume."""
 
-    Args:
-        max_peers: beyond it the peer longest silent is forgotten; if it speaks again, it is asked to resume.
-    """
-
-    def __init__(self, clock: Clock, max_peers: int = 4096) -> None:
+    def __init__(self, clock: Clock) -> None:
         self.counters = Counters()
+        self.longest_message = MAX_MESSAGE_BYTES
+        """Bytes; what is longer is refused before it is read, which would take too long."""
         self._clock = clock
-        self._max_peers = max_peers
-        self._codecs: OrderedDict[Peer, Codec] = OrderedDict()
+        self._codecs: PeerTable[Codec] = PeerTable(partial(Codec, MAX_CHANNELS))
         self._failures_left = FAILURES_PER_SECOND
         self._failures_counted_at = clock.now()
 
     def decode(self, peer: Peer, data: bytes) -> tuple[EdgeMessage | None, bytes | None]:
         """The message, or else the bytes to answer with, or neither."""
         self.counters.received(len(data))
-        codec = self._codec(peer)
+        if len(data) > self.longest_message:
+            return None, self._answered(
+                peer,
+                PromptTooLong.code,
+                f"a message of {len(data)} bytes; this server's longest prompt fits into {self.longest_message}. "
+                "Shorten the prompt.",
+            )
+        codec = self._codecs.entry(peer)
         try:
             message = codec.decode(data)
         except UnknownChannel as error:
@@ -49,6 +59,16 @@ class CloudEnd:
 
     def refuse(self, peer: Peer, reason: str) -> bytes | None:
         """Count a malformed message; the bytes to answer with, unless too many were answered lately."""
+        return self._answered(peer, Malformed.code, f"malformed message: {reason}"[:500])
+
+    def encode(self, peer: Peer, message: CloudMessage) -> bytes | None:
+        """The bytes for a peer; None if it has closed the session meanwhile."""
+        try:
+            return self._codecs.entry(peer).encode(message)
+        except NoChannelError:
+            return None
+
+    def _answered(self, peer: Peer, code: str, sentence: str) -> bytes | None:
         self.counters.dropped += 1
         now = self._clock.now()
         refill = (now - self._failures_counted_at) * FAILURES_PER_SECOND
@@ -57,21 +77,4 @@ class CloudEnd:
         if self._failures_left < 1.0:
             return None
         self._failures_left -= 1.0
-        sentence = f"malformed message: {reason}"[:500]
-        return self._codec(peer).encode(Failure(Malformed.code, sentence))
-
-    def encode(self, peer: Peer, message: CloudMessage) -> bytes | None:
-        """The bytes for a peer; None if it has closed the session meanwhile."""
-        try:
-            return self._codec(peer).encode(message)
-        except NoChannelError:
-            return None
-
-    def _codec(self, peer: Peer) -> Codec:
-        codec = self._codecs.get(peer)
-        if codec is None:
-            while len(self._codecs) >= self._max_peers:
-                self._codecs.popitem(last=False)
-            codec = self._codecs[peer] = Codec()
-        self._codecs.move_to_end(peer)
-        return codec
+        return self._codecs.entry(peer).encode(Failure(code, sentence))

@@ -189,6 +189,9 @@ class MemoryListener:
         self._end.counters.sent(len(data))
         return True
 
+    def take_messages_of(self, longest: int) -> None:
+        self._end.longest_message = longest
+
     def wake(self) -> None:
         self._woken = True
         self._network.notify()

@@ -228,6 +228,9 @@ class ZmqListener:
         data = self._end.encode(peer, message)
         return data is not None and self._put(peer, data)
 
+    def take_messages_of(self, longest: int) -> None:
+        self._end.longest_message = longest
+
     def wake(self) -> None:
         with contextlib.suppress(BlockingIOError, OSError):  # full: it is awake already; closed: it needs no waking
             self._wake_writer.send(b"\0")
