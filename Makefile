@@ -24,12 +24,11 @@ RTT ?= 20
 ARGS ?=
 TESTS ?=
 OUT ?= out/faults
-SOAK_S ?= 600
 
 # Runs "$(call timed,what,command)" and tells how long it took.
 timed = started=$$SECONDS; $(2); echo "· $(1): $$((SECONDS - started)) s"
 
-.PHONY: help demo test test-slow train-small law faults soak lint format proto lock clean
+.PHONY: help demo test test-slow train-small law faults lint format proto lock clean
 
 help: ## Show this list.
 	@echo "make TARGET; the environment is made in $(VENV) when first needed."
@@ -53,9 +52,6 @@ law: $(STAMP) ## Put the one law to the test: 1,200 texts of the real model in e
 
 faults: $(STAMP) ## Break everything that can break while texts are written; the report goes to OUT=out/faults.
 	@$(call timed,faults,$(BIN)/foredraft bench faults --out "$(OUT)" $(ARGS))
-
-soak: $(STAMP) ## Write 32 texts at once under random faults for ten minutes (SOAK_S=600); nothing may grow.
-	@$(call timed,soak,$(BIN)/foredraft bench soak --seconds "$(SOAK_S)" $(ARGS))
 
 lint: $(STAMP) ## Check style, format, types and the direction of imports.
 	@$(call timed,ruff check,$(BIN)/ruff check --quiet)

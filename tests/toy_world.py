@@ -26,8 +26,20 @@ from foredraft_edge.loop import Commit, LoopOptions, RoundLoop
 from foredraft_edge.planner import Planner
 from foredraft_shared.clock import ManualClock
 from foredraft_shared.ledger import Ledger
-from foredraft_shared.messages import CloudMessage, SamplingParams, TokenId
+from foredraft_shared.messages import (
+    PROTOCOL_VERSION,
+    CloudMessage,
+    EdgeMessage,
+    Hello,
+    Ping,
+    Pong,
+    Position,
+    SamplingParams,
+    TokenId,
+    Welcome,
+)
 from foredraft_shared.traces import RoundRecord
+from foredraft_shared.transports.base import Peer
 from foredraft_shared.transports.faulty import Faults, FaultyTransport
 from foredraft_shared.transports.memory import MemoryListener, MemoryNetwork
 
@@ -119,6 +131,7 @@ class World:
     def start(self) -> None:
         """Start the cloud, or start it again: the new one knows nothing of the old one's sessions."""
         self._answers: deque[_Answer] = deque()
+        self._inbox: deque[tuple[Peer, EdgeMessage]] = deque()
         self._busy_until = 0.0
         self.target = ToyTarget(vocabulary=VOCABULARY, exits=self._exits, context=self._context, slots=self._slots)
         self.engine = Engine(
@@ -128,6 +141,7 @@ class World:
             lambda: round((self.clock.now() + self.ahead_s) * 1e9),
         )
         self.listener: MemoryListener = self.network.listen()
+        self.welcome = Welcome(PROTOCOL_VERSION, 1, "toy", "", VOCABULARY, self._context, tuple(self._exits))
 
     def stop(self) -> None:
         """The cloud is gone."""
@@ -151,13 +165,23 @@ class World:
             answer = self._answers.popleft()
             self.listener.send(answer.peer, answer.message)  # type: ignore[arg-type]
             worked = True
-        if now < self._busy_until:
-            return worked
         while self.listener.inbox:
             received = self.listener.receive(0)
             worked = True
-            if received is not None:
-                self.engine.receive(*received)
+            if received is None:
+                continue
+            peer, message = received
+            if isinstance(message, Ping):
+                self.listener.send(peer, Pong(message.nonce))  # by the server's other thread: it never waits
+            elif isinstance(message, Hello):
+                self.listener.send(peer, self.welcome)
+            else:
+                self._inbox.append(received)
+        if now < self._busy_until:
+            return worked
+        while self._inbox:
+            worked = True
+            self.engine.receive(*self._inbox.popleft())
         self.ahead_s = 0.0
         if self.engine.step():
             worked = True
@@ -185,6 +209,7 @@ class World:
         max_draft: int = 64,
         options: LoopOptions | None = None,
         transport: FaultyTransport | None = None,
+        deadline_ns: int | None = None,
     ) -> Writer:
         """A device that is about to write one text."""
         link = Link(transport or self.transport(), where="the toy cloud", clock=self.clock.now)
@@ -202,6 +227,7 @@ class World:
             options=options,
             observe=records.append,
             clock_ns=self.now_ns,
+            deadline_ns=deadline_ns,
         )
         return Writer(self, loop, ledger, records)
 
@@ -214,6 +240,9 @@ class Writer:
         self.ledger = ledger
         self.records = records
         self.text: list[TokenId] = []
+        """What is final."""
+        self.provisional: dict[Position, TokenId] = {}
+        """What the caller was told and nobody has verified yet."""
         self.commits: list[tuple[float, Commit]] = []
         """With the instant of each."""
         self._world = world
@@ -225,8 +254,24 @@ class Writer:
         if commit is None:
             return False
         self.commits.append((self._world.clock.now(), commit))
+        told = dict(enumerate(commit.tokens, commit.position))
+        if commit.provisional:
+            assert commit.position <= self.ledger.length + len(self.provisional), "a gap in what is provisional"
+            self._void(commit.position)
+            self.provisional.update(told)
+            return True
+        assert commit.position == self.ledger.prompt_length + len(self.text), "lost or doubled"
         self.text.extend(commit.tokens)
+        otherwise = [position for position in told if self.provisional.get(position, told[position]) != told[position]]
+        assert list(commit.revised) == otherwise, "a revision was not told"
+        self._void(otherwise[0] if otherwise else commit.position + len(told) if commit.finish else 2**31)
+        for position in told:
+            self.provisional.pop(position, None)
         return True
+
+    def _void(self, start: Position) -> None:
+        for position in [position for position in self.provisional if position >= start]:
+            del self.provisional[position]
 
     def write(self) -> list[TokenId]:
         """The whole text."""

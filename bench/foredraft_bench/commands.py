@@ -6,7 +6,7 @@ import typer
 
 from .drafters import drafters
 from .engine import engine
-from .faults.commands import faults, soak
+from .faults.commands import faults
 
 __all__ = ["bench"]
 
@@ -21,4 +21,3 @@ def _group() -> None:
 bench.command()(drafters)
 bench.command()(engine)
 bench.command()(faults)
-bench.command()(soak)

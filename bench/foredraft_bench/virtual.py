@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from foredraft_cloud.engine import Engine, EngineOptions
-from foredraft_shared.messages import CloudMessage, EdgeMessage
+from foredraft_shared.messages import CloudMessage, EdgeMessage, Hello, Ping, Pong
 from foredraft_shared.transports.base import Counters, frame_bytes
 from foredraft_shared.transports.recording import LinkRecording
 from foredraft_shared.transports.relay import LinkSettings
@@ -121,6 +121,9 @@ class VirtualTransport:
                 return None
             world.device_ns = following
 
+    def reconnect(self) -> None:
+        pass  # this link does not break
+
     def close(self) -> None:
         pass
 
@@ -133,7 +136,8 @@ class _Event:
     at_ns: int
     serial: int
     kind: str = field(compare=False)
-    """``"up"``: bytes reach the cloud; ``"down"``: bytes reach the device; ``"free"``: a pass has ended."""
+    """``"up"``: bytes reach the cloud; ``"out"``: they leave it; ``"down"``: they reach the device; ``"free"``: a pass has
+    ended."""
     data: bytes = field(compare=False, default=b"")
 
 
@@ -162,7 +166,7 @@ class World:
         self._down = _Direction(link, f"{seed} down", up=False)
         self._stalls = _Stalls(link)
         self._codec = Codec()
-        self._inbox: list[tuple[bytes, int]] = []
+        self._inbox: list[tuple[EdgeMessage, int]] = []
         self._busy = False
         self._engine = Engine(VirtualTarget(self), self._answer, EngineOptions(), lambda: self.cloud_ns)
 
@@ -186,8 +190,12 @@ class World:
             if event.kind == "down":
                 self.transport.inbox.append(event.data)
                 continue
+            if event.kind == "out":
+                due_ns = self._down.due_ns(event.at_ns, frame_bytes(len(event.data)), self._stalls.until)
+                self._push(due_ns, "down", event.data)
+                continue
             if event.kind == "up":
-                self._inbox.append((event.data, event.at_ns))
+                self._take(event)
             else:
                 self._busy = False
             if not self._busy:
@@ -195,12 +203,19 @@ class World:
 
     # --- the cloud
 
+    def _take(self, event: _Event) -> None:
+        """What concerns no session is answered by the cloud's other thread, whatever the model is doing."""
+        message = self._codec.decode(event.data)
+        assert isinstance(message, EdgeMessage)
+        if isinstance(message, Ping):
+            self._push(event.at_ns, "out", self._codec.encode(Pong(message.nonce)))
+        elif not isinstance(message, Hello):
+            self._inbox.append((message, event.at_ns))
+
     def _work(self, at_ns: int) -> None:
         """The cloud is free: read what has come, and begin a pass if anybody waits for one."""
         self.cloud_ns = at_ns
-        for data, arrived_ns in self._inbox:
-            message = self._codec.decode(data)
-            assert isinstance(message, EdgeMessage)
+        for message, arrived_ns in self._inbox:
             self._engine.receive("device", message, arrived_ns)
         self._inbox.clear()
         if self._engine.step():
@@ -214,7 +229,7 @@ class World:
             data = self._codec.encode(message)
         except NoChannelError:
             return  # the device has closed the session
-        self._push(self._down.due_ns(self.cloud_ns, frame_bytes(len(data)), self._stalls.until), "down", data)
+        self._push(self.cloud_ns, "out", data)
 
     def _push(self, at_ns: int, kind: str, data: bytes = b"") -> None:
         assert math.isfinite(at_ns)

@@ -41,6 +41,12 @@ class LoopStatistics:
     repeats: int = 0
     """Messages sent again because no answer came."""
     resumes: int = 0
+    outages: int = 0
+    """Times the server was gone and came back."""
+    provisional: int = 0
+    """Tokens handed out unverified."""
+    revised: int = 0
+    """Of those, tokens that turned out otherwise."""
     drafting_us: int = 0
     waiting_us: int = 0
     overhead_us: int = 0

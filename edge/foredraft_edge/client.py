@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from typing_extensions import Self
 
 from foredraft_devices import probe
-from foredraft_shared.errors import PromptTooLong, UsageError, VocabularyMismatch
+from foredraft_shared.errors import ModelChanged, PromptTooLong, UsageError, VocabularyMismatch
 from foredraft_shared.ledger import Ledger
 from foredraft_shared.messages import SamplingParams, TokenId, Welcome
 from foredraft_shared.models import Tokenizer, open_model
@@ -31,9 +33,10 @@ from foredraft_shared.transports.base import Transport
 
 from .drafters.base import Drafter
 from .link import Link
-from .loop import LoopOptions, RoundLoop
+from .loop import Commit, LoopOptions, OnDisconnect, RoundLoop
 from .planner import AdaptivePlanner, FixedPlanner, Planner
-from .stream import Generation, TokenStream, write_alone
+from .saved import SavedText, SessionFile, load_text
+from .stream import Generation, TokenStream, standing, write_alone
 
 __all__ = ["Client", "Prompt", "RequestMode"]
 
@@ -181,6 +184,9 @@ class Client:
         planner: Planner | None = None,
         observe: Callable[[RoundRecord], None] | None = None,
         epoch_ns: int | None = None,
+        on_disconnect: OnDisconnect | None = None,
+        deadline_ms: float | None = None,
+        save: Path | None = None,
     ) -> TokenStream:
         """Write an answer, token by token.
 
@@ -195,11 +201,17 @@ class Client:
             planner: in place of the one that ``mode`` and ``draft_length`` imply.
             observe: called with the record of each round.
             epoch_ns: the instant of ``time.perf_counter_ns`` from which records count; by default now.
+            on_disconnect: when the server is gone: ``wait`` for it (the default), go on alone on the ``edge``, with
+                provisional tokens that are verified when it is back, or ``fail`` at once.
+            deadline_ms: milliseconds from now at which the text ends, however far it is (finish ``deadline``). See
+                :meth:`TokenStream.take` for a deadline of each step.
+            save: a new file to keep the text in, so that :meth:`resume` can take it up after this process has ended.
 
         Raises:
             UsageError, PromptTooLong, InvalidSampling: at once.
-            LinkLost, ServerRefused: while iterating.
+            LinkLost, ServerRefused, DeadlineMissed, ModelChanged: while iterating.
         """
+        deadline_ns = _deadline_ns(deadline_ms)
         if max_tokens < 1:
             raise UsageError(f"max_tokens is {max_tokens}; ask for at least one.")
         params = SamplingParams(temperature, top_k, top_p, min_p, seed)
@@ -215,33 +227,140 @@ class Client:
             planner = self._planner(mode, draft_length, options or LoopOptions())
         if mode == "edge":
             assert self.drafter is not None
+            if save is not None or deadline_ns is not None:
+                raise UsageError("mode edge takes no deadline and saves nothing; use on_disconnect='edge' instead.")
             alone = write_alone(self.drafter, tokens, params, max_tokens, stop_tokens)
             return TokenStream(alone, tokens, self._tokenizer, planner.measured, self._writing)
+        welcome = self.welcome
+        assert welcome is not None
+        text = SavedText(
+            secrets.token_bytes(16),
+            tokens,
+            params,
+            max_tokens,
+            tuple(sorted(stop_tokens)),
+            welcome.model,
+            welcome.fingerprint,
+            welcome.dtype,
+        )
+        journal = SessionFile(save, text, begin=True) if save is not None else None
+        return self._write(text, planner, mode, options, on_disconnect, deadline_ns, journal, observe, epoch_ns)
+
+    def resume(
+        self,
+        saved: Path,
+        *,
+        mode: RequestMode = "auto",
+        draft_length: int | None = None,
+        options: LoopOptions | None = None,
+        planner: Planner | None = None,
+        observe: Callable[[RoundRecord], None] | None = None,
+        on_disconnect: OnDisconnect | None = None,
+        deadline_ms: float | None = None,
+    ) -> TokenStream:
+        """Take up a text that was saved (``stream(save=…)``), in this process or after its end; takes what that takes.
+
+        The stream's ``restored`` and ``restored_text`` are what had been written; its events begin behind them.
+
+        Raises:
+            UsageError: the file is not a saved text, or another process is writing it.
+            ModelChanged: the server runs another model than the one that began the text.
+        """
+        deadline_ns = _deadline_ns(deadline_ms)
+        if mode == "edge":
+            raise UsageError("a saved text is the target's: take it up with mode auto, speculate or cloud.")
+        text = load_text(saved)
+        if planner is None:
+            planner = self._planner(mode, draft_length, options or LoopOptions())
+        welcome = self.welcome
+        if welcome is None:
+            raise UsageError("a saved text needs a server; give its address.")
+        if (welcome.model, welcome.fingerprint, welcome.dtype) != (text.model, text.fingerprint, text.dtype):
+            raise ModelChanged(
+                f"{saved} was begun with {text.model} ({text.dtype}, tokenizer {text.fingerprint[:8]}), but the server runs "
+                f"{welcome.model} ({welcome.dtype}, tokenizer {welcome.fingerprint[:8]}); ask that one, or begin anew."
+            )
+        if text.finish:
+            nothing: Generator[Commit, None, None] = (_ for _ in ())
+            return TokenStream(
+                nothing,
+                text.prompt,
+                self._tokenizer,
+                planner.measured,
+                self._writing,
+                tuple(text.tokens),
+                text.finish,
+            )
+        journal = SessionFile(saved, text, begin=False)
+        return self._write(text, planner, mode, options, on_disconnect, deadline_ns, journal, observe, None)
+
+    def _write(
+        self,
+        text: SavedText,
+        planner: Planner,
+        mode: RequestMode,
+        options: LoopOptions | None,
+        on_disconnect: OnDisconnect | None,
+        deadline_ns: int | None,
+        journal: SessionFile | None,
+        observe: Callable[[RoundRecord], None] | None,
+        epoch_ns: int | None,
+    ) -> TokenStream:
+        """The stream of a text that begins, or goes on."""
         assert self.link is not None
+        assert self.welcome is not None
+        drafter = self.drafter if mode != "cloud" or on_disconnect == "edge" else None
+        options = options or LoopOptions()
+        if on_disconnect is not None:
+            options = replace(options, on_disconnect=on_disconnect)
+        if options.on_disconnect not in get_args(OnDisconnect):
+            raise UsageError(f"on_disconnect is {options.on_disconnect!r}; choose wait, edge or fail.")
+        if options.on_disconnect == "edge" and drafter is None:
+            raise UsageError(
+                "on_disconnect='edge' needs a draft model to go on with; name one, or choose wait or fail."
+            )
+        ledger = Ledger(text.session, text.prompt, text.epoch)
+        if text.tokens:
+            ledger.extend(text.tokens)
+            ledger.raise_epoch()
+            assert journal is not None
+            journal.epoch(ledger.epoch)
         loop = RoundLoop(
             self.link,
-            Ledger(secrets.token_bytes(16), tokens),
-            None if mode == "cloud" else self.drafter,
+            ledger,
+            drafter,
             planner,
-            params,
-            max_tokens=max_tokens,
-            stop_tokens=stop_tokens,
-            max_draft=self.welcome.max_draft if self.welcome else 64,
+            text.sampling,
+            max_tokens=text.max_tokens,
+            stop_tokens=text.stop_tokens,
+            max_draft=self.welcome.max_draft,
             options=options,
             observe=observe,
             epoch_ns=epoch_ns,
+            journal=journal,
+            deadline_ns=deadline_ns,
         )
-        return TokenStream(loop, tokens, self._tokenizer, planner.measured, self._writing)
+
+        @contextmanager
+        def hold() -> Iterator[None]:
+            with self._writing():
+                try:
+                    yield
+                finally:
+                    if journal is not None:
+                        journal.close()
+
+        return TokenStream(loop, text.prompt, self._tokenizer, planner.measured, hold, tuple(text.tokens))
 
     def generate(self, prompt: Prompt, **options: Any) -> Generation:
         """Write a whole answer; takes what :meth:`stream` takes."""
         stream = self.stream(prompt, **options)
-        events = list(stream)
+        events = standing(stream)
         return Generation(
             "".join(event.text for event in events),
             tuple(event.token for event in events),
             tuple(event.origin for event in events),
-            events[-1].finish if events else "",
+            stream.finish,
             stream.statistics,
             stream.measured,
         )
@@ -302,3 +421,12 @@ class Client:
             assert self.link is not None
             self._planners[kind].measured.rtt_ms.add(self.link.rtt_ms)
         return self._planners[kind]
+
+
+def _deadline_ns(deadline_ms: float | None) -> int | None:
+    """The instant of ``time.perf_counter_ns`` so many milliseconds from now."""
+    if deadline_ms is None:
+        return None
+    if not deadline_ms > 0:
+        raise UsageError(f"deadline_ms is {deadline_ms}; give a time in milliseconds above 0.")
+    return time.perf_counter_ns() + int(deadline_ms * 1e6)

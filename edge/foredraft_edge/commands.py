@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 from rich.console import Console
@@ -15,7 +15,7 @@ from foredraft_shared.messages import SamplingParams
 from foredraft_shared.traces import TraceWriter
 
 from .client import Client, Prompt, RequestMode
-from .loop import LoopOptions
+from .loop import LoopOptions, OnDisconnect
 from .screen import STYLES, Screen, statistics_lines
 from .stream import TokenStream
 
@@ -39,6 +39,9 @@ Hints = Annotated[bool, typer.Option("--hints/--no-hints", help="Act on hints fr
 Statistics = Annotated[bool, typer.Option("--stats", help="Say what it took.")]
 Trace = Annotated[Path | None, typer.Option(help="Write one record a round there (see `foredraft trace`).")]
 Colour = Annotated[bool, typer.Option("--colour/--no-colour", help="Tell the origins of tokens apart.")]
+OnLoss = Annotated[
+    str, typer.Option("--on-disconnect", help="When the server is gone: wait, go on alone on the edge, or fail.")
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Use only models that are on this machine.")]
 
 _SERVER = "tcp://127.0.0.1:5555"
@@ -63,27 +66,49 @@ def generate(
     stats: Statistics = False,
     trace: Trace = None,
     colour: Colour = True,
+    on_disconnect: OnLoss = "wait",
+    deadline_ms: Annotated[float | None, typer.Option(min=1, help="End the answer then, however far it is.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Keep the text in this new file, to be resumed.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with a text kept by --save, in place of a prompt.")] = None,
     offline: Offline = False,
 ) -> None:
     """Answer one question, token for token what the target alone would say."""
-    question = _question(prompt, prompt_file)
+    if resume is not None and (prompt is not None or prompt_file is not None or save is not None):
+        raise UsageError("--resume goes on with the text in its file; give no prompt and no --save with it.")
+    question = _question(prompt, prompt_file) if resume is None else ""
     SamplingParams(temperature, top_k, top_p, min_p, seed)  # what cannot be is said before anybody is called
+    loss = _on_disconnect(on_disconnect)
     with _client(server, draft, tokenizer, mode, offline) as client:
         writer = TraceWriter(trace, {"mode": mode, "draft": draft}) if trace else None
-        stream = client.stream(
-            question,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            seed=seed,
-            mode=_mode(mode),
-            draft_length=draft_length,
-            options=LoopOptions(ahead=ahead, hints=hints),
-            observe=writer.write if writer else None,
-            epoch_ns=writer.began_ns if writer else None,
-        )
+        if resume is not None:
+            stream = client.resume(
+                resume,
+                mode=_mode(mode),
+                draft_length=draft_length,
+                options=LoopOptions(ahead=ahead, hints=hints),
+                observe=writer.write if writer else None,
+                on_disconnect=loss,
+                deadline_ms=deadline_ms,
+            )
+            Console().print(stream.restored_text, end="", soft_wrap=True, highlight=False, markup=False)
+        else:
+            stream = client.stream(
+                question,
+                on_disconnect=None if mode == "edge" else loss,
+                deadline_ms=deadline_ms,
+                save=save,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                min_p=min_p,
+                seed=seed,
+                mode=_mode(mode),
+                draft_length=draft_length,
+                options=LoopOptions(ahead=ahead, hints=hints),
+                observe=writer.write if writer else None,
+                epoch_ns=writer.began_ns if writer else None,
+            )
         try:
             _show(stream, colour=colour, stats=stats)
         finally:
@@ -108,14 +133,18 @@ def chat(
     hints: Hints = True,
     stats: Statistics = False,
     colour: Colour = True,
+    on_disconnect: OnLoss = "edge",
     offline: Offline = False,
 ) -> None:
     """Talk to the target; Ctrl-C stops an answer, an empty line or Ctrl-D ends the talk."""
     SamplingParams(temperature, top_k, top_p, min_p, seed)  # what cannot be is said before anybody is called
     console = Console()
     conversation: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
+    loss = _on_disconnect(on_disconnect)
     with _client(server, draft, tokenizer, mode, offline) as client:
         model = client.welcome.model if client.welcome else draft
+        if client.drafter is None and loss == "edge":
+            loss = "wait"  # there is nothing here to go on with
         if colour:
             legend = "  ".join(f"[{STYLES[name]}]{name}[/]" for name in ("drafted", "target", "edge", "provisional"))
             console.print(f"{model}: {legend}. /stats tells what an answer took, /clear forgets, an empty line ends.")
@@ -147,6 +176,7 @@ def chat(
                     seed=seed,
                     mode=_mode(mode),
                     options=LoopOptions(ahead=ahead, hints=hints),
+                    on_disconnect=None if mode == "edge" else loss,
                 )
                 answer, last = _show(stream, colour=colour, stats=stats)
             except KeyboardInterrupt:
@@ -200,6 +230,12 @@ def _mode(mode: str) -> RequestMode:
     if mode not in ("auto", "speculate", "cloud", "edge"):
         raise UsageError(f"mode is {mode!r}; choose auto, speculate, cloud or edge.")
     return mode  # type: ignore[return-value]
+
+
+def _on_disconnect(what: str) -> OnDisconnect:
+    if what not in get_args(OnDisconnect):
+        raise UsageError(f"--on-disconnect is {what!r}; choose {', '.join(get_args(OnDisconnect))}.")
+    return what  # type: ignore[return-value]
 
 
 def _client(server: str, draft: str, tokenizer: str | None, mode: str, offline: bool) -> Client:

@@ -26,8 +26,8 @@ from foredraft_shared.transports.base import Transport
 
 __all__ = ["Link", "SessionMessage", "error_from"]
 
-SessionMessage: TypeAlias = Verdict | Hint | Resync | NeedResume | Failure
-"""What a server says of a session; a failure without one concerns the whole connection."""
+SessionMessage: TypeAlias = Verdict | Hint | Resync | NeedResume | Failure | GoAway | Pong | Welcome
+"""What a server says of a session, or of itself; a failure without a session concerns the whole connection."""
 
 
 def _every(kind: type[errors.ForedraftError]) -> dict[str, type[errors.ForedraftError]]:
@@ -71,6 +71,7 @@ class Link:
         self.going_away: GoAway | None = None
         """What the server said when it began to stop."""
         self._hello = Hello(PROTOCOL_VERSION, fingerprint, device)
+        self._welcome: Welcome | None = None
 
     def greet(self, timeout_s: float = 5.0) -> Welcome:
         """Say hello until the server answers.
@@ -98,6 +99,7 @@ class Link:
                             f"the server speaks protocol {message.protocol}, this device {PROTOCOL_VERSION}; "
                             "install the same version of foredraft on both."
                         )
+                    self._welcome = message
                     return message
                 if isinstance(message, Failure):
                     raise error_from(message)
@@ -120,21 +122,44 @@ class Link:
                 return (self.clock() - begun) * 1000.0
         return None
 
+    def hello(self) -> None:
+        """Greet the server again, which may be another process by now; :meth:`receive` looks at what it answers."""
+        self.send(self._hello)
+
+    def send_ping(self, nonce: int) -> None:
+        """Ask whether the server's own code runs, without waiting for the answer."""
+        self.send(Ping(nonce))
+
+    def reconnect(self) -> None:
+        """Give up the present connection and make a new one."""
+        self.transport.reconnect()
+
     def send(self, message: EdgeMessage) -> None:
         """Raises LinkLost if it cannot be handed to the network."""
         self.transport.send(message)
 
     def receive(self, timeout_s: float) -> SessionMessage | None:
-        """The next message that concerns a session, or ``None`` after ``timeout_s``; 0 only looks."""
+        """The next message, or ``None`` after ``timeout_s``; 0 only looks.
+
+        Raises:
+            ModelChanged: the server is not what it was when it was greeted.
+        """
         message = self.transport.receive(timeout_s)
         if isinstance(message, GoAway):
             self.going_away = message
             with suppress(errors.LinkLost):
                 self.send(GoAway())  # the server closes once this says that we have read what it said last
-            return None
-        if isinstance(message, Pong | Welcome):
-            return None
+        elif isinstance(message, Welcome) and self._welcome is not None:
+            self._recognise(message, self._welcome)
         return message
+
+    def _recognise(self, now: Welcome, before: Welcome) -> None:
+        """A text begun with one model must not be continued by another."""
+        if (now.fingerprint, now.model, now.dtype) != (before.fingerprint, before.model, before.dtype):
+            raise errors.ModelChanged(
+                f"{self.where} came back with {now.model} ({now.dtype}, tokenizer {now.fingerprint[:8]}) in place of "
+                f"{before.model} ({before.dtype}, tokenizer {before.fingerprint[:8]}); connect anew and ask again."
+            )
 
     def close(self) -> None:
         self.transport.close()

@@ -4,6 +4,10 @@ One page to read first. Everything the device does while a text is written happe
 caller's thread, without callbacks. What the device believes will come next is the :class:`~foredraft_edge.path.Path`: when
 a verdict confirms it, the next draft leaves at once, or has left already (a *chained* round, sent before the verdict it
 builds on); when a verdict contradicts it, drafting begins again there. A hint may turn the path earlier, if it is surer.
+
+Whether the server is there is the :class:`~foredraft_edge.watch.Watch`'s to say. Where it is not, and the caller wants it
+so, the path grows on without verdicts: its tokens are handed out as *provisional*, and are verified, from the last
+committed one on, when the server is back.
 """
 
 from __future__ import annotations
@@ -12,8 +16,9 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
 
-from foredraft_shared.errors import Diverged, LinkLost, StaleVerdict
+from foredraft_shared.errors import DeadlineMissed, Diverged, ForedraftError, LinkLost, Overloaded, StaleVerdict
 from foredraft_shared.ledger import Ledger
 from foredraft_shared.messages import (
     Close,
@@ -21,6 +26,7 @@ from foredraft_shared.messages import (
     Draft,
     Failure,
     FinishReason,
+    GoAway,
     Hint,
     NeedResume,
     Open,
@@ -38,8 +44,18 @@ from .drafters.base import Drafter
 from .link import Link, error_from
 from .path import Path
 from .planner import Plan, Planner
+from .provisional import Provisional
+from .watch import SessionState, Watch
 
-__all__ = ["Commit", "LoopOptions", "LoopStatistics", "RoundLoop"]
+__all__ = ["Commit", "Journal", "LoopOptions", "LoopStatistics", "OnDisconnect", "RoundLoop"]
+
+OnDisconnect: TypeAlias = Literal["wait", "edge", "fail"]
+"""When the server is gone: ``wait`` for it, go on alone on the ``edge`` until it is back, or ``fail`` at once."""
+
+_READING_MS = 20.0
+"""The drafter reads a long text in pieces of about this: between them the loop looks at the link."""
+_STALLED_TIMEOUTS = 10
+"""A server that answers pings but no rounds is waited for so many times longer than one that is silent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,27 +71,46 @@ class LoopOptions:
     hints: bool = True
     timeout_s: float = 30.0
     """Silence after which the server is given up."""
+    on_disconnect: OnDisconnect = "wait"
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Tokens that have become final."""
+    """Tokens that have become final, or provisional ones; none at all when the deadline of a step has passed."""
 
+    position: Position
+    """Of the first of them, prompt included."""
     tokens: tuple[TokenId, ...]
     drafted: int
     """How many of them, from the first, were drafted by the edge; the rest are the target's own."""
     finish: FinishReason
+    provisional: bool = False
+    """Nobody has verified them: they come again, or others in their place, when the server is back."""
+    revised: tuple[Position, ...] = ()
+    """Where another token had been handed out provisionally; what followed the first of these is void."""
+
+
+class Journal(Protocol):
+    """What remembers a text beyond the life of this process. Called before the caller sees what it is told."""
+
+    def committed(self, tokens: Sequence[TokenId], finish: FinishReason) -> None:
+        """These tokens have become final."""
+
+    def epoch(self, epoch: int) -> None:
+        """The text is in this epoch now."""
 
 
 class RoundLoop:
     """One text, written by a drafter here and a target behind ``link``.
 
     Args:
-        ledger: of the session, holding the prompt.
+        ledger: of the session, holding the prompt, or more of the text if it is taken up again.
         drafter: ``None`` leaves everything to the cloud.
         max_draft: longest draft the server takes.
         observe: called with each round's record when the round is over.
         epoch_ns: the instant of ``clock_ns`` that records count from; by default now.
+        journal: told of every commit.
+        deadline_ns: the instant of ``clock_ns`` at which the text ends, however far it is.
     """
 
     def __init__(
@@ -93,6 +128,8 @@ class RoundLoop:
         observe: Callable[[RoundRecord], None] | None = None,
         clock_ns: Callable[[], int] = time.perf_counter_ns,
         epoch_ns: int | None = None,
+        journal: Journal | None = None,
+        deadline_ns: int | None = None,
     ) -> None:
         self._link = link
         self._ledger = ledger
@@ -111,9 +148,15 @@ class RoundLoop:
         """A round that begins here waits until the server has read the text."""
         self._heard = False
         """Whether the last look at the link found a message."""
-        self._heard_ns = clock_ns()
-        self._repeat_at_ns = 0
-        self._repeat_s = 0.0
+        self._watch = Watch(clock_ns())
+        self._provisional = Provisional()
+        self._refusal: ForedraftError | None = None
+        """Why the server did not want the text when it was last asked."""
+        self._nonce = 0
+        self._journal = journal
+        self._deadline_ns = deadline_ns
+        self._step_deadline_ns: int | None = None
+        self._step_until: Position = 0
         self.finish: FinishReason = ""
         self.plan = Plan("speculate", "nothing decided yet")
         """The planner's latest decision."""
@@ -125,8 +168,20 @@ class RoundLoop:
     @property
     def provisional(self) -> tuple[TokenId, ...]:
         """What the device expects to follow the committed text: nobody has verified it."""
-        path = self._speculating
+        path = self._writing
         return tuple(path.tokens[self._ledger.length :]) if path is not None else ()
+
+    @property
+    def state(self) -> SessionState:
+        return self._watch.state
+
+    def step(self, until: Position, deadline_ns: int | None) -> None:
+        """The caller wants the text up to ``until`` by ``deadline_ns``: then :meth:`run` yields an empty commit.
+
+        ``None`` ends the step: without one there is no deadline but that of the text.
+        """
+        self._step_until = until
+        self._step_deadline_ns = deadline_ns
 
     # --- the loop
 
@@ -134,27 +189,90 @@ class RoundLoop:
         """Write the text; yields what becomes final as soon as it does.
 
         Raises:
-            LinkLost: the server has been silent for ``timeout_s``.
+            LinkLost: the server has been silent for ``timeout_s``, or is gone and ``on_disconnect`` is ``fail``.
+            DeadlineMissed: nothing had been written by the deadline.
+            ModelChanged: the server came back with another model.
             ServerRefused: the server does not serve this request, and says why.
         """
         self._open()
         try:
             while not self.finish:
-                if not self._ledger.in_flight:
+                if self._late(self._clock_ns()):
+                    yield from self._lapse()
+                    continue
+                if self._alone:
+                    yield from self._tell()
+                if not self._ledger.in_flight and self._watch.state is not SessionState.EDGE_ONLY:
                     self._decide()
-                if self._wants_token():
+                if self._wants_reading():
+                    self._read()
+                elif self._wants_token():
                     self._draft_token()
                 self._send_ready()
-                commit = self._listen(block=not self._wants_token())
+                commit = self._listen(block=not (self._wants_reading() or self._wants_token()))
                 while commit is None and self._heard:
                     commit = self._listen(block=False)  # what is here already comes before the next drafted token
                 if commit is not None:
-                    paused_ns = self._clock_ns()
-                    yield commit
-                    self._excuse(self._clock_ns() - paused_ns)
+                    yield from self._hand_out(commit)
         finally:
+            self._watch.close()
             with suppress(LinkLost):  # nobody there: the server forgets the session by itself
                 self._link.send(Close(self._ledger.session, self._ledger.epoch))
+
+    def _hand_out(self, commit: Commit) -> Generator[Commit, None, None]:
+        paused_ns = self._clock_ns()
+        yield commit
+        elapsed_ns = self._clock_ns() - paused_ns
+        self._accounts.excuse(elapsed_ns)
+        self._watch.excuse(elapsed_ns)
+
+    # --- alone, and in a hurry
+
+    @property
+    def _alone(self) -> bool:
+        """No verdict can be counted on, and the caller wants the draft model to go on."""
+        return self._watch.alone and self._options.on_disconnect == "edge" and self._path is not None
+
+    def _tell(self) -> Generator[Commit, None, None]:
+        """Hand out what the path holds behind the committed text, unverified."""
+        path, ledger = self._path, self._ledger
+        assert path is not None
+        if path.start < ledger.length:  # the cloud has been writing alone
+            path.reset(ledger.tokens)
+        start, tokens = self._provisional.untold(path.tokens[: self._limit], ledger.length)
+        if tokens:
+            self.statistics.provisional += len(tokens)
+            finish = "stop" if tokens[-1] in self._stop_tokens else ""
+            if not finish and start + len(tokens) == self._limit:
+                finish = "length"
+            yield from self._hand_out(Commit(start, tokens, len(tokens), finish, provisional=True))
+
+    def _late(self, now_ns: int) -> bool:
+        return any(
+            deadline_ns is not None and now_ns >= deadline_ns
+            for deadline_ns in (self._deadline_ns, self._step_deadline_ns)
+        )
+
+    def _time_left_ms(self) -> float:
+        """Until the next deadline, in milliseconds."""
+        deadlines = [deadline for deadline in (self._deadline_ns, self._step_deadline_ns) if deadline is not None]
+        return (min(deadlines) - self._clock_ns()) / 1e6 if deadlines else float("inf")
+
+    def _lapse(self) -> Generator[Commit, None, None]:
+        """A deadline has passed: hand out what there is."""
+        path, ledger = self._writing, self._ledger
+        if path is not None and path.start >= ledger.length and self._options.on_disconnect == "edge":
+            yield from self._tell()
+        self._step_deadline_ns = None
+        if self._deadline_ns is None or self._clock_ns() < self._deadline_ns:
+            yield from self._hand_out(Commit(ledger.length, (), 0, ""))
+            return
+        self.finish = "deadline"
+        if not ledger.written and not self._provisional:
+            raise DeadlineMissed(
+                f"nothing had been written when the deadline passed ({self._link.where} is {self.state}); allow more time, "
+                "or let the draft model answer alone (on_disconnect='edge')."
+            )
 
     # --- deciding and drafting
 
@@ -162,34 +280,59 @@ class RoundLoop:
     def _speculating(self) -> Path | None:
         return self._path if self.plan.mode == "speculate" else None
 
+    @property
+    def _writing(self) -> Path | None:
+        """The path, while tokens are drafted on it."""
+        return self._path if self._alone else self._speculating
+
     def _decide(self) -> None:
         """Nothing is in flight: speculate, or let the cloud write for a while."""
         ledger, path = self._ledger, self._path
         written = ledger.length - ledger.prompt_length
-        self.plan = self._planner.plan(written) if path is not None else Plan("cloud", "there is no draft model")
+        if path is None:
+            self.plan = Plan("cloud", "there is no draft model")
+        elif self._alone and path.start == ledger.length and path.probabilities:
+            self.plan = Plan("speculate", "what was written alone is verified first")
+        else:
+            self.plan = self._planner.plan(written)
         if self.plan.mode == "cloud":
             left = self._limit - ledger.length
             request = ledger.request(min(left, self.plan.tokens or left))
             self._dispatch(self._accounts.begin(request, self.plan, reads_prompt=ledger.length == self._cold_at))
             if path is not None and self.plan.tokens is not None:
-                begun_ns = self._clock_ns()
-                path.read(ledger.tokens)  # speculation is to follow: be ready for it
-                self._excuse(self._clock_ns() - begun_ns)
+                path.reset(ledger.tokens)  # speculation is to follow: the drafter reads meanwhile
             return
         assert path is not None
         if path.start < ledger.length:  # the cloud has been writing alone
             path.reset(ledger.tokens)
-        if self._options.ahead and written == 0:
+        if self._options.ahead and written == 0 and path.start == ledger.length and not path.probabilities:
             # The server reads the prompt and writes its first token meanwhile: ask for that with an empty draft.
             self._send_draft(path)
 
+    def _wants_reading(self) -> bool:
+        """Whether the drafter has much to read before it can draft."""
+        path = self._path
+        if path is None or not (self._writing or self.plan.tokens is not None):
+            return False
+        return path.unread > 0 and self._time_left_ms() > _READING_MS
+
+    def _read(self) -> None:
+        assert self._path is not None
+        self._accounts.excuse(self._path.read(_READING_MS))
+
     def _wants_token(self) -> bool:
-        path = self._speculating
-        if path is None or path.exhausted or path.start >= self._limit:
+        path = self._writing
+        if path is None or path.exhausted or len(path.tokens) >= self._limit:
             return False
-        if not self._options.ahead and self._ledger.in_flight:
+        if self._time_left_ms() < self._planner.measured.draft_ms.value:
+            return False  # it would come too late, and the deadline with it
+        if self._alone:
+            return True
+        if path.start >= self._limit or (not self._options.ahead and self._ledger.in_flight):
             return False
-        return not self._complete(path)
+        return not self._complete(path) or (
+            self._options.on_disconnect == "edge" and len(path.tokens) < self._step_until
+        )
 
     def _complete(self, path: Path) -> bool:
         """Whether the draft being built needs no further token."""
@@ -197,9 +340,12 @@ class RoundLoop:
             return True
         if path.guess_missing:
             return False
-        room = min(self._limit - path.start - 1, self._max_draft)
         idle = path.start == self._ledger.length
-        return len(path.probabilities) >= room or self._planner.enough(path.probabilities, idle=idle)
+        return len(path.probabilities) >= self._room(path) or self._planner.enough(path.probabilities, idle=idle)
+
+    def _room(self, path: Path) -> int:
+        """Longest draft that can be sent: the last token of a text is the target's own."""
+        return max(0, min(self._limit - path.start - 1, self._max_draft))
 
     def _draft_token(self) -> None:
         assert self._path is not None
@@ -211,9 +357,15 @@ class RoundLoop:
 
     def _send_ready(self) -> None:
         path = self._speculating
-        if path is None or path.start >= self._limit or not self._complete(path):
-            return
         in_flight = self._ledger.in_flight
+        if path is None or path.start >= self._limit or self._watch.state is SessionState.EDGE_ONLY:
+            return
+        if self._watch.alone:  # it is back, perhaps: one round shows, with whatever there is
+            if not in_flight and path.start == self._ledger.length:
+                self._send_draft(path)
+            return
+        if not self._complete(path):
+            return
         if path.start == self._ledger.length:
             if not in_flight:
                 self._send_draft(path)
@@ -234,9 +386,10 @@ class RoundLoop:
 
     def _send_draft(self, path: Path) -> None:
         assuming = path.tokens[self._ledger.length : path.start]
-        probabilities, guess = tuple(path.probabilities), path.guess_probability
+        room = self._room(path)
+        probabilities, guess = tuple(path.probabilities[:room]), path.guess_probability
         began_ns, ended_ns, drafting_ns = path.began_ns, path.ended_ns, path.drafting_ns
-        draft = self._ledger.propose(path.take(), assuming=assuming)
+        draft = self._ledger.propose(path.take(room), assuming=assuming)
         flight = self._accounts.begin(
             draft,
             self.plan,
@@ -252,14 +405,19 @@ class RoundLoop:
 
     def _dispatch(self, flight: Flight) -> None:
         self._flights[flight.request.round] = flight
+        measured = self._planner.measured
+        round_trip_s = measured.rtt_ms.value / 1000.0
+        self._watch.patience(4 * (round_trip_s + measured.verify_ms.value / 1000.0), 3 * round_trip_s)
+        self._watch.asked(self._clock_ns(), reads=flight.reads_prompt)
         self._send(flight.request, flight)
-        self._be_patient(fresh=True)
 
     def _send(self, message: Open | Resume | Draft | Decode, flight: Flight | None = None) -> None:
         counters = self._link.transport.counters
         before = counters.bytes_sent
-        with suppress(LinkLost):  # what is not answered is sent again: see _repeat
+        try:
             self._link.send(message)
+        except LinkLost:  # what is not answered is sent again
+            self._lost()
         self._accounts.sent(flight, counters.bytes_sent - before)
 
     # --- listening
@@ -269,29 +427,33 @@ class RoundLoop:
         counters = self._link.transport.counters
         before = counters.bytes_received
         begun_ns = self._clock_ns()
-        message = self._link.receive(max(0.0, (self._repeat_at_ns - begun_ns) / 1e9) if block else 0.0)
+        patience_s = min((self._watch.next_ns() - begun_ns) / 1e9, self._time_left_ms() / 1e3)
+        message = self._link.receive(max(0.0, patience_s) if block else 0.0)
         now_ns = self._clock_ns()
         if block:
             self._accounts.waited(now_ns - begun_ns)
         self._heard = message is not None
         if message is None:
-            if now_ns >= self._repeat_at_ns and self._ledger.in_flight:
-                self._repeat(now_ns)
+            self._silence(now_ns)
             return None
-        self._heard_ns = now_ns
         size = counters.bytes_received - before
         self.statistics.bytes_down += size
+        if self._watch.heard(now_ns):
+            self._back()
         if isinstance(message, Failure):
             if message.session in (b"", self._ledger.session):
-                raise error_from(message)
-        elif message.session != self._ledger.session:
-            pass  # of an earlier text on this link
-        elif isinstance(message, Verdict):
-            return self._verdict(message, now_ns, size)
-        elif isinstance(message, Hint):
-            self._hint(message, size)
-        elif isinstance(message, NeedResume | Resync) and message.epoch == self._ledger.epoch:
-            self._resume()
+                self._refused(error_from(message), now_ns)
+        elif isinstance(message, GoAway):
+            if self._watch.state is SessionState.CONNECTING:
+                reason = f"{self._link.where} is about to stop and takes no new texts; ask again later, or elsewhere."
+                self._refused(Overloaded(reason, message.retry_after_ms), now_ns)
+        elif isinstance(message, Verdict | Hint | NeedResume | Resync) and message.session == self._ledger.session:
+            if isinstance(message, Verdict):
+                return self._verdict(message, now_ns, size)
+            if isinstance(message, Hint):
+                self._hint(message, size)
+            elif message.epoch == self._ledger.epoch:
+                self._resume()
         return None
 
     def _verdict(self, verdict: Verdict, now_ns: int, size: int) -> Commit | None:
@@ -304,6 +466,10 @@ class RoundLoop:
         except Diverged:
             self._start_over()  # a verdict went missing; the server repeats what it has
             return None
+        if self._journal is not None:
+            self._journal.committed(tokens, verdict.finish)
+        revised = self._provisional.settle(before, tokens)
+        self.statistics.revised += len(revised)
         self.finish = verdict.finish
         flight = self._flights.pop(verdict.round)
         pending = {request.round: request for request in ledger.in_flight}
@@ -322,8 +488,8 @@ class RoundLoop:
         self._accounts.settle(flight, verdict, len(tokens), now_ns, size)
         if verdict.round in pending:
             self._flights[verdict.round] = self._accounts.next_streamed(flight, ledger.length, self.plan)
-        self._be_patient(fresh=True)
-        return Commit(tokens, verdict.accepted, verdict.finish)
+        self._watch.answered(now_ns, owed=bool(ledger.in_flight))
+        return Commit(before, tokens, verdict.accepted, verdict.finish, revised=revised)
 
     def _hint(self, hint: Hint, size: int) -> None:
         """Turn the path if the hint contradicts it and is surer than it."""
@@ -335,8 +501,8 @@ class RoundLoop:
         request = flight.request
         if path is None or not isinstance(request, Draft) or hint.accepted > len(request.tokens):
             return
-        if not self._options.ahead or not self._options.hints:
-            return
+        if not self._options.ahead or not self._options.hints or self._provisional:
+            return  # what the caller has been told is not thrown away on a mere hint
         expected = (*request.tokens[: hint.accepted], hint.token)
         held = tuple(path.tokens[request.base : request.base + len(expected)])
         if held == expected:
@@ -358,6 +524,9 @@ class RoundLoop:
         if self._path is not None:
             self._path.begin(self._ledger.tokens)
         ledger = self._ledger
+        if ledger.written:  # a text taken up again
+            self._send_resume()
+            return
         prompt, stop_tokens = tuple(ledger.tokens), tuple(sorted(self._stop_tokens))
         self._send(Open(ledger.session, prompt, self._params, self._max_tokens, stop_tokens, ledger.epoch, self._hints))
 
@@ -365,41 +534,115 @@ class RoundLoop:
     def _hints(self) -> bool:
         return self._options.hints and self._options.ahead and self._path is not None
 
-    def _be_patient(self, *, fresh: bool) -> None:
-        """Repeat what is in flight after a few round trips of silence, then ever more rarely."""
-        measured = self._planner.measured
-        patience_s = 4 * (measured.rtt_ms.value + measured.verify_ms.value) / 1000.0
-        self._repeat_s = max(1.0, patience_s) if fresh else min(self._repeat_s * 2, max(4.0, patience_s))
-        self._repeat_at_ns = self._clock_ns() + int(self._repeat_s * 1e9)
+    def _silence(self, now_ns: int) -> None:
+        """Nothing came: see what that means by now, and act on it."""
+        for action in self._watch.tick(now_ns):
+            if action == "repeat":
+                self._repeat()
+            elif action == "reconnect":
+                self._link.reconnect()
+            else:
+                self._nonce += 1
+                with suppress(LinkLost):
+                    self._link.send_ping(self._nonce)
+        if self._watch.state is SessionState.EDGE_ONLY and self._options.on_disconnect == "fail":
+            raise self._refusal or LinkLost(self._account_of_loss("does not answer"))
+        silent_s, stalled_s = ((now_ns - since) / 1e9 for since in (self._watch.heard_ns, self._watch.answered_ns))
+        timeout_s = self._options.timeout_s
+        if self._refusal is not None:
+            if stalled_s > timeout_s and not self._alone:
+                raise self._refusal
+        elif silent_s > timeout_s:
+            self._give_up(f"has been silent for {silent_s:.0f} s")
+        elif stalled_s > _STALLED_TIMEOUTS * timeout_s:
+            self._give_up(f"answers, but has not advanced the text for {stalled_s:.0f} s")
 
-    def _repeat(self, now_ns: int) -> None:
-        """No answer: send again everything that is in flight. The server recognises what it has already."""
-        silent_s = (now_ns - self._heard_ns) / 1e9
-        if silent_s > self._options.timeout_s:
-            raise LinkLost(
-                f"{self._link.where} has been silent for {silent_s:.0f} s; {len(self._ledger.written)} tokens were "
-                "written until then. Check the server and the network, then ask again."
-            )
+    def _give_up(self, what: str) -> None:
+        """The server is not coming back in time: end with what the edge has written alone, if that is a whole text."""
+        path = self._path
+        if self._alone and path is not None:
+            last = path.tokens[-1]
+            if len(path.tokens) >= self._limit or (path.exhausted and last in self._stop_tokens):
+                self.finish = "stop" if last in self._stop_tokens else "length"
+                return
+            if not path.exhausted:
+                return
+        raise LinkLost(self._account_of_loss(what))
+
+    def _account_of_loss(self, what: str) -> str:
+        return (
+            f"{self._link.where} {what}; {len(self._ledger.written)} tokens were written until then. "
+            "Check the server and the network, then ask again."
+        )
+
+    def _lost(self) -> None:
+        """Nothing can be sent: there is no connection."""
+        self._watch.unreachable(self._clock_ns())
+
+    def _repeat(self) -> None:
+        """Send again everything that is in flight. The server recognises what it has already."""
         for flight in self._flights.values():
             self.statistics.repeats += 1
             flight.repeated = True
             self._send(flight.request, flight)
-        self._be_patient(fresh=False)
+
+    def _back(self) -> None:
+        """The server was gone and is heard again. Is it the same one? What has no answer is asked again."""
+        self.statistics.outages += 1
+        with suppress(LinkLost):
+            self._link.hello()
+        if self._refusal is not None:
+            self._refusal = None
+            self._resume()
+        else:
+            self._repeat()
+
+    def _refused(self, error: ForedraftError, now_ns: int) -> None:
+        """The server does not want the text: try again when it says so, if the caller can wait.
+
+        Raises:
+            ForedraftError: ``error``.
+        """
+        patient = self._options.on_disconnect != "fail"
+        if not (patient and isinstance(error, Overloaded) and error.retry_after_ms > 0):
+            raise error
+        self._refusal = error
+        self._start_over()
+        self._watch.refused(now_ns, error.retry_after_ms / 1000.0)
 
     def _start_over(self) -> None:
-        """Give up what is in flight and begin again from the committed text."""
+        """Give up what is in flight: what it held becomes the next draft, from the committed text on."""
+        path, probabilities = self._path, self._outlook()
         self._ledger.abandon()
         self._flights.clear()
-        if self._path is not None:
-            self._path.reset(self._ledger.tokens)
+        if path is not None:
+            path.absorb(self._ledger.tokens, probabilities)
+
+    def _outlook(self) -> list[float]:
+        """The draft's probability of every token that the path holds behind the committed text."""
+        path, outlook = self._path, list[float]()
+        if path is None:
+            return outlook
+        for flight in self._flights.values():
+            if flight.guess_probability is not None:
+                outlook.append(flight.guess_probability)
+            outlook.extend(flight.probabilities)
+        if path.guess_probability is not None:
+            outlook.append(path.guess_probability)
+        return [*outlook, *path.probabilities]
 
     def _resume(self) -> None:
         """The server does not hold our text (any more): give it all of it, in a new epoch."""
         self.statistics.resumes += 1
-        self._ledger.raise_epoch()
         self._start_over()
-        self._cold_at = self._ledger.length
+        self._ledger.raise_epoch()
+        if self._journal is not None:
+            self._journal.epoch(self._ledger.epoch)
+        self._send_resume()
+
+    def _send_resume(self) -> None:
         ledger = self._ledger
+        self._cold_at = ledger.length
         tokens, stop_tokens = tuple(ledger.tokens), tuple(sorted(self._stop_tokens))
         self._send(
             Resume(
@@ -407,7 +650,3 @@ class RoundLoop:
                 stop_tokens, self._hints,
             )
         )  # fmt: skip
-
-    def _excuse(self, nanoseconds: int) -> None:
-        self._accounts.excuse(nanoseconds)
-        self._heard_ns += nanoseconds

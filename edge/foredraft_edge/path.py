@@ -20,6 +20,9 @@ from .drafters.base import Drafter, Proposal, follow
 
 __all__ = ["Path"]
 
+_LONGEST_PIECE = 256
+"""Tokens a drafter reads at once, however fast it is."""
+
 
 class Path:
     """What a drafter holds, and where the next draft in it begins.
@@ -53,6 +56,8 @@ class Path:
         """Time spent in the drafter since the last draft was taken, wrong guesses included."""
         self.discarded = 0
         """Tokens drafted on wrong guesses, all in all."""
+        self._reading_ms = 2.0
+        """What the drafter takes to read a token, as last measured."""
 
     @property
     def tokens(self) -> Sequence[TokenId]:
@@ -73,12 +78,24 @@ class Path:
         follow(self._drafter, tokens)
         self._restart(len(tokens))
 
-    def read(self, tokens: Sequence[TokenId]) -> None:
-        """Hold ``tokens`` and let the drafter read them now, so that the first draft does not wait for it."""
-        self.reset(tokens)
-        for _ in self._drafter.draft(1, self._params):
-            break
-        self._drafter.rewind(len(tokens))
+    @property
+    def unread(self) -> int:
+        """Tokens the drafter has to read before it can draft at its usual pace."""
+        return self._drafter.read(0)
+
+    def read(self, budget_ms: float) -> int:
+        """Let the drafter read as much as takes about ``budget_ms``; returns the nanoseconds it took.
+
+        In pieces, so that whoever calls can look at the link between them.
+        """
+        piece = max(1, min(_LONGEST_PIECE, int(budget_ms / self._reading_ms)))
+        before = self._drafter.read(0)
+        begun_ns = self._clock_ns()
+        read = before - self._drafter.read(piece)
+        elapsed_ns = self._clock_ns() - begun_ns
+        if read > 0:
+            self._reading_ms = max(0.01, elapsed_ns / 1e6 / read)
+        return elapsed_ns
 
     def grow(self, limit: Position) -> float | None:
         """Draft one token; returns the milliseconds it took, or ``None`` if there was none to draft.
@@ -105,16 +122,37 @@ class Path:
         self.exhausted = proposal.token in self._stop_tokens
         return elapsed_ns / 1e6
 
-    def take(self) -> tuple[TokenId, ...]:
-        """The next draft, to be sent; another begins one guess behind it."""
-        tokens = tuple(self._drafter.tokens[self.start : self.start + len(self.probabilities)])
-        self.start += len(tokens) + 1
-        self.probabilities = []
-        self.guess_probability = None
+    def take(self, most: int) -> tuple[TokenId, ...]:
+        """The next draft, to be sent, of at most ``most`` tokens; another begins one guess behind it."""
+        size = min(most, len(self.probabilities))
+        tokens = tuple(self._drafter.tokens[self.start : self.start + size])
+        self.start += size + 1
+        rest = self.probabilities[size:]
+        self.guess_probability = rest[0] if rest else None
+        self.probabilities = rest[1:]
         self.began_ns = None
         self.drafting_ns = 0
-        self.exhausted = bool(tokens) and tokens[-1] in self._stop_tokens
+        if not rest:
+            self.exhausted = bool(tokens) and tokens[-1] in self._stop_tokens
         return tokens
+
+    def absorb(self, committed: Sequence[TokenId], probabilities: Sequence[float]) -> None:
+        """What was in flight is so no more: all that the path holds behind ``committed`` becomes the next draft.
+
+        Args:
+            probabilities: of the tokens behind ``committed``, as far as they are known.
+        """
+        held = self._drafter.tokens
+        behind = len(held) - len(committed)
+        if behind != len(probabilities) or list(held[: len(committed)]) != list(committed):
+            self.reset(committed)
+            return
+        exhausted = self.exhausted
+        proposals = self._proposals
+        self._restart(len(committed))
+        self._proposals = proposals  # it goes on where it was
+        self.probabilities = list(probabilities)
+        self.exhausted = exhausted and behind > 0
 
     def agree(self, committed: Sequence[TokenId], before: Position, expected: Sequence[TokenId] = ()) -> bool:
         """Bring the path in line with the committed text; says whether it had foreseen it.

@@ -2,6 +2,9 @@
 
 Final text is printed once and never touched again, so that it can be scrolled, copied and piped. The expected
 continuation stands behind it as far as the line reaches; the cursor is kept where the final text ends.
+
+While the server is gone, what the edge writes alone is printed as it comes, on a terminal, and stays there too. When the
+server is back, a line says what has been confirmed; what has not is printed anew, as it should have been.
 """
 
 from __future__ import annotations
@@ -10,7 +13,9 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from .stream import TokenEvent, TokenStream
+from foredraft_shared.messages import Position
+
+from .stream import TokenEvent, TokenStream, standing
 
 __all__ = ["STYLES", "Screen", "statistics_lines"]
 
@@ -29,24 +34,68 @@ class Screen:
     def __init__(self, console: Console, *, colour: bool = True) -> None:
         self._console = console
         self._colour = colour
+        self._notices = console if console.is_terminal else Console(stderr=True)
         self._column = 0
+        self._alone: set[Position] = set()
+        """Where provisional tokens stand that nobody has verified yet."""
+        self._confirmed = 0
 
     def show(self, stream: TokenStream) -> list[TokenEvent]:
-        """Print the answer as it is written; returns its events."""
+        """Print the answer as it is written; returns its events, those that stand at the end."""
         events = []
         try:
             for event in stream:
                 events.append(event)
-                self._final(event)
-                if self._console.is_terminal:
+                if event.provisional:
+                    self._provisional(event)
+                    continue
+                if self._alone:
+                    self._verified(event)
+                else:
+                    self._print(event)
+                if self._console.is_terminal and not self._alone:
                     self._expected(stream.provisional)
         finally:
             self._clear()
             if self._column:
                 self._console.print()
+        events = standing(events)
+        if self._alone:
+            if not self._console.is_terminal:
+                self._console.print("".join(event.text for event in events if event.provisional), soft_wrap=True)
+            self._notices.print("— the server did not come back: the end of this was never verified —", style="yellow")
         return events
 
-    def _final(self, event: TokenEvent) -> None:
+    def _provisional(self, event: TokenEvent) -> None:
+        if not self._alone:
+            self._notice("the server does not answer; going on alone")
+            self._confirmed = 0
+        self._alone.add(event.position)
+        if self._console.is_terminal:  # what cannot be taken back is not piped
+            self._print(event)
+
+    def _verified(self, event: TokenEvent) -> None:
+        """A final token where a provisional one stood, or behind such."""
+        if event.position in self._alone and not event.revised:
+            self._alone.discard(event.position)
+            self._confirmed += 1
+            if not self._console.is_terminal:
+                self._print(event)
+            if not self._alone:
+                self._notice(f"the server is back; {self._confirmed} tokens confirmed")
+            return
+        self._alone.clear()
+        self._notice(f"the server is back; {self._confirmed} tokens confirmed, the rest was otherwise")
+        self._print(event)
+
+    def _notice(self, text: str) -> None:
+        self._clear()
+        if self._column and self._console.is_terminal:
+            self._console.print()
+            self._column = 0
+        self._notices.print(f"— {text} —", style="yellow", highlight=False)
+
+    def _print(self, event: TokenEvent) -> None:
         self._clear()
         if not event.text:
             return
@@ -91,4 +140,9 @@ def statistics_lines(stream: TokenStream, seconds: float) -> list[str]:
     ]
     if counts.repeats or counts.resumes:
         lines.append(f"the link lost something: {counts.repeats} messages repeated, {counts.resumes} resumes")
+    if counts.outages or counts.provisional:
+        lines.append(
+            f"the server was gone {counts.outages} times; {counts.provisional} tokens written alone, {counts.revised} of "
+            "them otherwise than the target's"
+        )
     return lines

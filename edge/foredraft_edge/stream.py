@@ -1,22 +1,25 @@
-"""One answer as it becomes final: commits turned into tokens with their text and origin."""
+"""One answer as it is written: commits turned into tokens with their text and origin."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from typing import Literal
 
 from typing_extensions import Self
 
+from foredraft_shared.errors import DeadlineMissed, UsageError
 from foredraft_shared.messages import FinishReason, Position, SamplingParams, TokenId
 from foredraft_shared.models import Detokenizer, Tokenizer
 
 from .drafters.base import Drafter
 from .loop import Commit, LoopStatistics, RoundLoop
 from .planner import Measurements
+from .watch import SessionState
 
-__all__ = ["Generation", "Origin", "TokenEvent", "TokenStream", "write_alone"]
+__all__ = ["Generation", "Origin", "TokenEvent", "TokenStream", "standing", "write_alone"]
 
 Origin = Literal["target", "edge", "exit"]
 """Who vouches for a token: the target model, or only the draft model, or an early exit."""
@@ -24,7 +27,7 @@ Origin = Literal["target", "edge", "exit"]
 
 @dataclass(frozen=True, slots=True)
 class TokenEvent:
-    """One final token."""
+    """One token: a final one, or a provisional one that comes again at the same position when it has been verified."""
 
     token: TokenId
     position: Position
@@ -35,7 +38,11 @@ class TokenEvent:
     drafted: bool
     """Whether the edge had drafted it."""
     finish: FinishReason = ""
-    """On the last token: why the text ends."""
+    """On the last token: why the text ends there. What was provisional behind it is void."""
+    provisional: bool = False
+    """The server is gone and nobody has verified the token."""
+    revised: bool = False
+    """Another token had been given provisionally; what was provisional behind it is void."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +53,22 @@ class Generation:
     tokens: tuple[TokenId, ...]
     """Without the prompt; the stop token included."""
     origins: tuple[Origin, ...]
-    """One a token."""
+    """One a token. ``edge``: never verified, since the server did not come back in time."""
     finish: FinishReason
+    """``stop``, ``length``, or ``deadline``."""
     statistics: LoopStatistics
     measured: Measurements
+
+
+def standing(events: Iterable[TokenEvent]) -> list[TokenEvent]:
+    """What stands at the end: of each position the last event, without what revisions and the end have made void."""
+    text: dict[Position, TokenEvent] = {}
+    for event in events:
+        if event.provisional or event.revised or event.finish:
+            for position in [position for position in text if position > event.position]:
+                del text[position]
+        text[event.position] = event
+    return [text[position] for position in sorted(text)]
 
 
 class TokenStream(Iterator[TokenEvent]):
@@ -61,6 +80,8 @@ class TokenStream(Iterator[TokenEvent]):
         tokenizer: for the text of tokens; without one every text is empty.
         measured: what the planner of this answer knows.
         hold: entered while the answer is written.
+        restored: the beginning of the answer, if it was saved before.
+        finish: why the answer had ended then.
     """
 
     def __init__(
@@ -70,12 +91,24 @@ class TokenStream(Iterator[TokenEvent]):
         tokenizer: Tokenizer | None,
         measured: Measurements,
         hold: Callable[[], AbstractContextManager[None]],
+        restored: tuple[TokenId, ...] = (),
+        finish: FinishReason = "",
     ) -> None:
         self.prompt = prompt
+        self.restored = restored
+        """What had been written before; the events begin behind it."""
         self.measured = measured
         self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(tokenizer) if tokenizer is not None else None
+        self._ahead: Detokenizer | None = None
+        """Behind the provisional text."""
+        self._provisional: dict[Position, TokenId] = {}
+        """Provisional tokens handed out and not yet replaced."""
+        self.restored_text = "".join(self._push(self._detokenizer, token, "") for token in restored)
         self._loop = source if isinstance(source, RoundLoop) else None
+        self._finish: FinishReason = finish
+        self._end: Position = len(prompt) + len(restored)
+        """Behind the last token handed out."""
         commits = source.run() if isinstance(source, RoundLoop) else source
         self._events = self._write(commits, "target" if self._loop else "edge", hold)
 
@@ -83,11 +116,58 @@ class TokenStream(Iterator[TokenEvent]):
         return self
 
     def __next__(self) -> TokenEvent:
-        return next(self._events)
+        event = next(self._events)
+        assert event is not None, "a step's deadline passed outside of a step"
+        return event
+
+    def take(self, count: int, deadline_ms: float) -> list[TokenEvent]:
+        """The next tokens, for a caller that has to go on at a certain time, such as a control loop.
+
+        Args:
+            count: tokens wanted behind those handed out before.
+            deadline_ms: milliseconds from now; what there is by then is returned, however little.
+
+        Returns:
+            Events as iteration gives them, provisional tokens restated as final ones among them. The text's last event
+            has a ``finish``; behind the end of the text, nothing.
+
+        Raises:
+            DeadlineMissed: there was nothing by the deadline. The text can still be taken on.
+            LinkLost, ServerRefused: as iteration does.
+        """
+        if self._loop is None:
+            raise UsageError("steps with a deadline need a server; in mode edge, iterate instead.")
+        if count < 1 or not deadline_ms > 0:
+            raise UsageError(f"cannot take {count} tokens within {deadline_ms} ms; ask for at least one, in some time.")
+        until = self._end + count
+        self._loop.step(until, time.perf_counter_ns() + int(deadline_ms * 1e6))
+        events: list[TokenEvent] = []
+        for event in self._events:
+            if event is not None:
+                events.append(event)
+            elif not events:
+                raise DeadlineMissed(
+                    f"no token within {deadline_ms:g} ms (the server is {self.state}); allow more time, or let the "
+                    "draft model go on alone (on_disconnect='edge')."
+                )
+            if event is None or self._end >= until:
+                break
+        self._loop.step(0, None)
+        return events
 
     def close(self) -> None:
         """Stop writing; the server frees the session."""
         self._events.close()
+
+    @property
+    def state(self) -> SessionState:
+        """How the text stands to its server."""
+        return self._loop.state if self._loop else SessionState.EDGE_ONLY
+
+    @property
+    def finish(self) -> FinishReason:
+        """Why the text has ended; empty while it goes on."""
+        return self._loop.finish if self._loop else self._finish
 
     @property
     def statistics(self) -> LoopStatistics:
@@ -107,21 +187,53 @@ class TokenStream(Iterator[TokenEvent]):
 
     def _write(
         self, commits: Generator[Commit, None, None], origin: Origin, hold: Callable[[], AbstractContextManager[None]]
-    ) -> Generator[TokenEvent, None, None]:
-        position = len(self.prompt)
+    ) -> Generator[TokenEvent | None, None, None]:
+        """The events; ``None`` when the deadline of a step has passed."""
         with hold(), closing(commits):
             for commit in commits:
+                if not commit.tokens:
+                    yield None
                 for index, token in enumerate(commit.tokens):
-                    finish = commit.finish if index == len(commit.tokens) - 1 else ""
-                    text = self._text(token, finish)
-                    yield TokenEvent(token, position, text, origin, index < commit.drafted, finish)
-                    position += 1
+                    position = commit.position + index
+                    finish = self._finish = commit.finish if index == len(commit.tokens) - 1 else ""
+                    revised = position in commit.revised
+                    if commit.provisional:
+                        if index == 0:
+                            self._ahead = self._detokenizer_before(position)
+                        self._provisional[position] = token
+                        text = self._push(self._ahead, token, finish)
+                    else:
+                        self._provisional.pop(position, None)
+                        text = self._push(self._detokenizer, token, finish)
+                    if commit.provisional or revised or finish:  # what was said of what lies behind is void
+                        self._end = position + 1
+                    self._end = max(self._end, position + 1)
+                    yield TokenEvent(
+                        token,
+                        position,
+                        text,
+                        "edge" if commit.provisional else origin,
+                        index < commit.drafted,
+                        finish,
+                        commit.provisional,
+                        revised,
+                    )
 
-    def _text(self, token: TokenId, finish: FinishReason) -> str:
+    def _detokenizer_before(self, position: Position) -> Detokenizer | None:
+        """One that has seen the final text and the provisional one up to ``position``."""
         if self._detokenizer is None:
+            return None
+        detokenizer = self._detokenizer.copy()
+        for before in sorted(self._provisional):
+            if before < position:
+                detokenizer.push(self._provisional[before])
+        return detokenizer
+
+    def _push(self, detokenizer: Detokenizer | None, token: TokenId, finish: FinishReason) -> str:
+        if detokenizer is None:
             return ""
-        text = self._detokenizer.push(token) if finish != "stop" else ""  # a stop token is no part of the text
-        return text + self._detokenizer.flush() if finish else text
+        text = detokenizer.push(token) if finish != "stop" else ""  # a stop token is no part of the text
+        return text + detokenizer.flush() if finish else text
 
 
 def write_alone(
@@ -131,6 +243,6 @@ def write_alone(
     drafter.begin(prompt)
     for index, proposal in enumerate(drafter.draft(max_tokens, params)):
         finish = "stop" if proposal.token in stop_tokens else "length" if index + 1 == max_tokens else ""
-        yield Commit((proposal.token,), 1, finish)
+        yield Commit(len(prompt) + index, (proposal.token,), 1, finish)
         if finish:
             return

@@ -19,7 +19,8 @@
     │   ├── ProtocolMismatch
     │   ├── InsecureBind           an address beyond loopback without authentication
     │   ├── NotEnrolled            the server does not know this device's key, or no longer
-    │   └── ServerKeyMismatch      who answers is not the server this device enrolled with
+    │   ├── ServerKeyMismatch      who answers is not the server this device enrolled with
+    │   └── ModelChanged           the server came back with another model
     ├── ProtocolViolation          bytes or messages that break the rules
     │   ├── Malformed              bytes that are not a message
     │   ├── StaleVerdict           a verdict for text that is already committed
@@ -46,6 +47,7 @@ __all__ = [
     "LinkError",
     "LinkLost",
     "Malformed",
+    "ModelChanged",
     "ModelDamaged",
     "ModelError",
     "ModelNotFound",
@@ -178,6 +180,13 @@ class ServerKeyMismatch(LinkError):
     """Whoever answers does not prove to be the server this device enrolled with."""
 
     code = "server_key_mismatch"
+    retryable = False
+
+
+class ModelChanged(LinkError):
+    """The server came back with another model than the one a text was begun with."""
+
+    code = "model_changed"
     retryable = False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -125,16 +126,23 @@ def test_ping_measures_the_server_s_own_code():
     assert silent.clock.now() == pytest.approx(0.5)
 
 
-def test_receive_keeps_to_itself_what_concerns_no_session():
-    said: list[CloudMessage] = [Pong(1), GoAway(250, ("tcp://other:1",)), Failure("overloaded", "later.")]
-    scene = Scene(lambda message: said.pop(0) if isinstance(message, Ping) else None)
-    received = []
-    for nonce in range(3):
-        scene.link.send(Ping(nonce))
-        received.append(scene.link.receive(1.0))
-    assert received == [None, None, Failure("overloaded", "later.")]
-    assert scene.link.going_away == GoAway(250, ("tcp://other:1",))
+def test_a_goodbye_is_remembered():
+    scene = Scene(lambda message: GoAway(250, ("tcp://other:1",)) if isinstance(message, Ping) else None)
+    scene.link.send_ping(1)
+    assert scene.link.receive(1.0) == scene.link.going_away == GoAway(250, ("tcp://other:1",))
+    scene.link.receive(1.0)
     assert [message for message in scene.heard if isinstance(message, GoAway)] == [GoAway()]  # the receipt
+
+
+def test_a_server_that_comes_back_with_another_model_is_not_gone_on_with():
+    said: list[CloudMessage] = [WELCOME, WELCOME, dataclasses.replace(WELCOME, model="another")]
+    scene = Scene(lambda message: said.pop(0))
+    assert scene.link.greet() == WELCOME
+    scene.link.hello()
+    assert scene.link.receive(1.0) == WELCOME
+    scene.link.hello()
+    with pytest.raises(errors.ModelChanged, match="another"):
+        scene.link.receive(1.0)
 
 
 def test_sending_to_nobody_is_a_lost_link():

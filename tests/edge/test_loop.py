@@ -61,6 +61,7 @@ options = st.builds(
     chain_confidence=st.sampled_from([0.0, 0.15, 0.8]),
     hints=st.booleans(),
     timeout_s=st.just(600.0),
+    on_disconnect=st.sampled_from(["wait", "edge"]),
 )
 
 

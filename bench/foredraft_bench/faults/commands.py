@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["faults", "soak"]
+__all__ = ["faults"]
 
 
 def faults(
@@ -57,44 +57,4 @@ def faults(
     wrong = [row for row in report.rows if not row.right]
     console.print(f"the report is {out / 'faults.md'}.", highlight=False)
     if wrong:
-        raise typer.Exit(1)
-
-
-def soak(
-    seconds: Annotated[float, typer.Option(min=10.0, help="How long.")] = 600.0,
-    sessions: Annotated[int, typer.Option(min=1, help="Texts written at once.")] = 32,
-    seed: Annotated[int, typer.Option(help="Of faults and texts.")] = 0,
-    tolerance: Annotated[
-        int, typer.Option(min=0, help="KiB by which memory may grow and still count as flat; 2 % always may.")
-    ] = 4096,
-    out: Annotated[Path, typer.Option(help="Folder for soak.json.")] = Path("out/soak"),
-) -> None:
-    """Write many texts at once under random faults; each must be right, and no process may grow."""
-    from rich.console import Console
-
-    from ..processes import stop_on_termination
-    from ..report import write_atomically
-    from .report import machine, make_folder
-    from .soak import Soak, SoakOptions
-
-    stop_on_termination()
-    make_folder(out)
-    console = Console(highlight=False)
-    facts = machine()
-    options = SoakOptions(seconds=seconds, sessions=sessions, seed=seed, growth_floor_kib=tolerance)
-    report = Soak(options, console.print).run()
-    write_atomically(out / "soak.json", {"machine": facts, **report.as_json()})
-    faults_done = ", ".join(f"{count} × {name}" for name, count in sorted(report.faults.items()))
-    console.print(f"{report.texts} texts, {report.tokens} tokens; faults: {faults_done}.")
-    console.print(f"typed errors: {dict(report.typed_errors) or 'none'}; others: {report.untyped_errors or 'none'}.")
-    for name, each in report.growth.items():
-        before, after = report.at_rest[name]
-        console.print(
-            f"{name}: RSS {each.rss_start_kib / 1024:.1f} → {each.rss_end_kib / 1024:.1f} MiB "
-            f"({each.rss_slope_kib_per_minute:+.0f} KiB a minute), descriptors at rest {before.descriptors} → "
-            f"{after.descriptors}, threads at rest {before.threads} → {after.threads}"
-        )
-    for complaint in (*report.wrong, *report.untyped_errors, *report.grown):
-        console.print(f"[bold red]wrong[/]: {complaint}")
-    if not report.passed:
         raise typer.Exit(1)

@@ -56,8 +56,6 @@ class Order:
     """After so many tokens the caller is busy elsewhere…"""
     pause_s: float = 0.0
     """…for so long."""
-    leave_at: int | None = None
-    """After so many tokens the caller has seen enough."""
     faults: dict[str, Any] = field(default_factory=dict)
     """What befalls its messages: fields of :class:`~foredraft_shared.transports.faulty.Faults`."""
     faults_seed: int = 0
@@ -118,9 +116,6 @@ class _Edge:
             self._say(order, position=event.position, token=event.token, origin=event.origin, finish=event.finish)
             if count == order.pause_at:
                 time.sleep(order.pause_s)
-            if count == order.leave_at:
-                stream.close()
-                break
         counts = {name: getattr(stream.statistics, name) for name in COUNTS}
         self._say(order, end="", counts=counts)
 

@@ -15,7 +15,7 @@ from foredraft_shared.version import version
 from ..report import write_atomically
 from .verdicts import Row
 
-__all__ = ["SCHEMA", "Report", "machine", "make_folder"]
+__all__ = ["SCHEMA", "Report", "machine"]
 
 SCHEMA = 1
 """Of ``faults.json``; a field that changes its meaning gives a new number."""
@@ -40,18 +40,6 @@ def machine() -> dict[str, Any]:
     }
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder for reports, if it is not there.
-
-    Raises:
-        UsageError: that cannot be.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot make {folder}: {error.strerror}; name another folder.") from None
-
-
 class Report:
     """Rows as they come in, written after each, so that there is always a whole report of what was done.
 
@@ -65,7 +53,10 @@ class Report:
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], *, fresh: bool = False) -> None:
-        make_folder(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"cannot make {folder}: {error.strerror}; name another folder.") from None
         self._json = folder / "faults.json"
         self._markdown = folder / "faults.md"
         self._facts: dict[str, Any] = {

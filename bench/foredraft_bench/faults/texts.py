@@ -185,6 +185,6 @@ class EdgeProcess:
             except ValueError:  # cut off in the middle: the process was killed
                 continue
             if "text" in said:
-                (self._texts.pop if "end" in said else self._texts.__getitem__)(said["text"]).report(said)
+                self._texts[said["text"]].report(said)
             self._ready.set()
         self._ready.set()  # nobody should wait for the dead

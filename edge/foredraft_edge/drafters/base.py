@@ -45,6 +45,13 @@ class Drafter(Protocol):
     def extend(self, tokens: Sequence[TokenId]) -> None:
         """Append ``tokens`` to the text. May defer the work to the next :meth:`draft`."""
 
+    def read(self, limit: int) -> int:
+        """Do up to ``limit`` tokens of the work that :meth:`begin` and :meth:`extend` deferred.
+
+        Returns:
+            How many tokens of such work are left; 0 when the next proposal costs no more than any other.
+        """
+
     def draft(self, limit: int, params: SamplingParams) -> Iterator[Proposal]:
         """Propose up to ``limit`` tokens, one at a time, appending each to the text as it is yielded.
 

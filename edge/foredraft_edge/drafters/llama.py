@@ -100,10 +100,10 @@ class LlamaDrafter(CachedText):
             self._cached = 0
         self._cached = min(self._cached, length)
 
-    def _read(self, start: Position) -> NDArray[np.float32]:
+    def _read(self, start: Position, stop: Position) -> NDArray[np.float32]:
         start = min(start, self._cached)  # the memory may have lost more than it was asked to
-        while start < len(self._text):
-            part = self._text[start : start + self._chunk]
+        while start < stop:
+            part = self._text[start : min(start + self._chunk, stop)]
             tokens = (llama_cpp.llama_token * len(part))(*part)
             status = llama_cpp.llama_decode(self._context, llama_cpp.llama_batch_get_one(tokens, len(part)))
             if status != 0:

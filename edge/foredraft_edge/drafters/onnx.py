@@ -69,18 +69,18 @@ class OnnxDrafter(CachedText):
         self._step = self._prefill = self._session = None
         self._caches = []
 
-    def _read(self, start: Position) -> NDArray[np.float32]:
-        if len(self._text) > self._capacity:
-            self._grow(len(self._text), start)
-        while len(self._text) - start > 1:
-            stop = min(start + self._chunk, len(self._text))
-            rows = np.array([self._text[start:stop]], np.int64)
+    def _read(self, start: Position, stop: Position) -> NDArray[np.float32]:
+        if stop > self._capacity:
+            self._grow(stop, start)
+        while stop - start > 1:
+            end = min(start + self._chunk, stop)
+            rows = np.array([self._text[start:end]], np.int64)
             self._prefill.bind_input("tokens", "cpu", 0, np.int64, rows.shape, rows.ctypes.data)
-            self._run(self._prefill, stop - start, stop)
-            start = stop
-        if start < len(self._text):
-            self._token[0, 0] = self._text[-1]
-            self._run(self._step, 1, len(self._text))
+            self._run(self._prefill, end - start, end)
+            start = end
+        if start < stop:
+            self._token[0, 0] = self._text[start]
+            self._run(self._step, 1, stop)
         row: NDArray[np.float32] = self._logits[0, 0]
         return row
 

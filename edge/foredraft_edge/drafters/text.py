@@ -47,6 +47,10 @@ class Text:
         """Append ``tokens``; read at the next ``draft``."""
         self._text.extend(int(token) for token in tokens)
 
+    def read(self, limit: int) -> int:
+        """Nothing is deferred here."""
+        return 0
+
     def rewind(self, length: Position) -> None:
         """Keep the first ``length`` tokens.
 
@@ -100,6 +104,15 @@ class CachedText(Text, ABC):
         self._check(tokens)
         super().extend(tokens)
 
+    def read(self, limit: int) -> int:
+        """Read up to ``limit`` tokens that are not cached yet; the last token of the text is left to ``draft``."""
+        last = min(len(self._text), self.context) - 1
+        stop = min(self._cached + limit, last)
+        if self._cached < stop:
+            self._read(self._cached, stop)
+            self._cached = stop
+        return max(0, last - self._cached)
+
     def draft(self, limit: int, params: SamplingParams) -> Iterator[Proposal]:
         """Propose with the model's logits; ends early when the context is full or the text is empty."""
         for _ in range(limit):
@@ -121,13 +134,13 @@ class CachedText(Text, ABC):
         start = min(self._cached, len(self._text) - 1)
         if start < self._cached:
             self._drop(start)
-        logits = self._read(start)
+        logits = self._read(start, len(self._text))
         self._cached = len(self._text)
         return logits
 
     @abstractmethod
-    def _read(self, start: Position) -> NDArray[np.float32]:
-        """Read the text from ``start`` on, behind ``start`` cached tokens; logits ``[head]`` after its last token."""
+    def _read(self, start: Position, stop: Position) -> NDArray[np.float32]:
+        """Read the text from ``start`` to ``stop``, behind ``start`` cached tokens; logits ``[head]`` after the last of them."""
 
     def _check(self, tokens: Sequence[TokenId]) -> None:
         for token in (min(tokens), max(tokens)) if len(tokens) else ():

@@ -77,13 +77,13 @@ class TorchDrafter(CachedText):
         self._cosines, self._sines = (torch.from_numpy(table).to(self._device) for table in tables)
         self._cache = self._empty(0)
 
-    def _read(self, start: Position) -> NDArray[np.float32]:
-        if len(self._text) > self._cache.shape[3]:
-            grown = self._empty(min(self.context, max(512, 2 * len(self._text))))
+    def _read(self, start: Position, stop: Position) -> NDArray[np.float32]:
+        if stop > self._cache.shape[3]:
+            grown = self._empty(min(self.context, max(512, 2 * stop)))
             grown[:, :, :, :start] = self._cache[:, :, :, :start]
             self._cache = grown
         with torch.inference_mode():
-            tokens = torch.tensor(self._text[start:], device=self._device)
+            tokens = torch.tensor(self._text[start:stop], device=self._device)
             logits: NDArray[np.float32] = self._forward(tokens, start).float().cpu().numpy()
         return logits
 

@@ -9,6 +9,7 @@ speak the same token ids.
 from __future__ import annotations
 
 import codecs
+import copy
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -195,6 +196,13 @@ class Detokenizer:
             self._strip_space = False
             added = added.removeprefix(b" ")
         return self._decoder.decode(added)
+
+    def copy(self) -> Detokenizer:
+        """Another one that has seen the same tokens."""
+        twin = copy.copy(self)
+        twin._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        twin._decoder.setstate(self._decoder.getstate())
+        return twin
 
     def flush(self) -> str:
         """The text of an incomplete character at the end (U+FFFD), if there is one. The next push begins anew."""

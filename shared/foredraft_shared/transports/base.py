@@ -68,6 +68,9 @@ class Transport(Protocol):
     def receive(self, timeout_s: float) -> CloudMessage | None:
         """The next message, waiting at most ``timeout_s`` seconds for it (0: only look); None if there is none."""
 
+    def reconnect(self) -> None:
+        """Give up the present connection, with all that is under way on it, and begin a new one."""
+
     def close(self) -> None:
         """Let go of the connection; may be called twice."""
 

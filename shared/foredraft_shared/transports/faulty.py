@@ -108,6 +108,10 @@ class _Line(Generic[Item]):
             return heapq.heappop(self._held)[2]
         return None
 
+    def clear(self) -> None:
+        """Lose what is under way."""
+        self._held.clear()
+
     def next_due(self) -> float:
         self._forget_if_killed()
         return self._held[0][0] if self._held else float("inf")
@@ -181,6 +185,11 @@ class FaultyTransport:
     def heal(self) -> None:
         """Let it live again."""
         self._fate.heal()
+
+    def reconnect(self) -> None:
+        self._up.clear()
+        self._down.clear()
+        self.inner.reconnect()
 
     def close(self) -> None:
         self.inner.close()

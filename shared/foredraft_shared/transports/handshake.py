@@ -60,7 +60,8 @@ class HandshakeWatch:
         self._monitor = socket.get_monitor_socket(_EVENTS)
         self._address = address
         self._encrypted = encrypted
-        self._succeeded = False
+        self.succeeded = False
+        """Whether the server has ever let this device in."""
         self._failed_in_a_row = 0
         self._mechanism = ""
         self._asking: threading.Thread | None = None
@@ -87,11 +88,11 @@ class HandshakeWatch:
     def _take(self, event: Mapping[str, object]) -> None:
         kind, value = event["event"], event["value"]
         if kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-            self._succeeded = True
+            self.succeeded = True
             self._failed_in_a_row = 0
             self._mechanism = ""
         elif kind == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-            before = "no longer accepts" if self._succeeded else "does not accept"
+            before = "no longer accepts" if self.succeeded else "does not accept"
             self._error = NotEnrolled(
                 f"the server at {self._address} {before} this device's key (never enrolled there, or revoked); ask its "
                 "operator for a token (`foredraft keys token`), then run `foredraft enroll`."

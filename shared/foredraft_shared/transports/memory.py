@@ -141,6 +141,9 @@ class MemoryTransport:
                 return message
         return None
 
+    def reconnect(self) -> None:
+        self.inbox.clear()
+
     def close(self) -> None:
         self._closed = True
         self._network.forget(self._peer)

@@ -71,25 +71,43 @@ class ZmqTransport:
         self._codec = Codec()
         self._own_context = context is None
         self._context = context or zmq.Context()
-        self._socket = self._context.socket(zmq.DEALER)
-        _configure(self._socket, address, heartbeat_ms)
+        self._heartbeat_ms = heartbeat_ms
+        self._secure = secure
         # Kept over reconnects, so that the server finds its table again. It proves nothing about who we are.
         # The first byte must not be 0: such ids belong to the ROUTER.
-        self._socket.routing_id = routing_id or b"\x01" + os.urandom(15)
+        self._routing_id = routing_id or b"\x01" + os.urandom(15)
+        self._connect()
+
+    def _connect(self) -> None:
+        self._socket = self._context.socket(zmq.DEALER)
+        _configure(self._socket, self.address, self._heartbeat_ms)
+        self._socket.routing_id = self._routing_id
         self._socket.immediate = True  # queue only for a peer that is there
         self._socket.linger = 100  # the goodbye may still be on its way
-        self._socket.handshake_ivl = 1500  # a reconnect into an outage would stick for the default 30 s
+        # A reconnect into an outage would stick for the default 30 s; over a satellite an encrypted one takes two.
+        self._socket.handshake_ivl = 5000
         self._socket.reconnect_ivl = 100
-        self._socket.reconnect_ivl_max = 5000
+        self._socket.reconnect_ivl_max = 1000
         self._socket.setsockopt(zmq.CONNECT_TIMEOUT, 3000)
-        if secure is not None:
-            secure(self._socket)
-        self._watch = HandshakeWatch(self._socket, address, encrypted=secure is not None)
+        if self._secure is not None:
+            self._secure(self._socket)
+        self._watch = HandshakeWatch(self._socket, self.address, encrypted=self._secure is not None)
         try:
-            self._socket.connect(address)
+            self._socket.connect(self.address)
         except zmq.ZMQError as error:
             self.close()
-            raise LinkError(f"cannot connect to {address}: {error}; check the address.") from None
+            raise LinkError(f"cannot connect to {self.address}: {error}; check the address.") from None
+
+    def reconnect(self) -> None:
+        """As :meth:`Transport.reconnect`: ZeroMQ's own attempts become rare in a long outage, or stick in a handshake."""
+        if self._socket.closed:
+            return
+        self._watch.check()
+        known = self._watch.succeeded
+        self._watch.close()
+        self._socket.close(linger=0)
+        self._connect()
+        self._watch.succeeded = known
 
     def ready(self, timeout_s: float) -> bool:
         return not self._socket.closed and bool(self._socket.poll(_milliseconds(timeout_s), zmq.POLLOUT))

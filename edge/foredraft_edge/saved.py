@@ -1,0 +1,166 @@
+"""A text that outlives its process: a file that says how it began and what has been committed since.
+
+One JSON object a line: the first is the beginning, each other one a commit or a new epoch. Lines are appended and handed
+to the system before the caller sees the tokens, so that a killed process has lost nothing that it had shown; a line cut
+off in the middle was never shown, and is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from foredraft_shared.errors import ForedraftError, UsageError
+from foredraft_shared.limits import check
+from foredraft_shared.messages import FinishReason, Resume, SamplingParams, SessionId, TokenId
+
+__all__ = ["SavedText", "SessionFile", "load_text"]
+
+_VERSION = 1
+
+
+@dataclass(slots=True)
+class SavedText:
+    """What a file says."""
+
+    session: SessionId
+    prompt: tuple[TokenId, ...]
+    sampling: SamplingParams
+    max_tokens: int
+    stop_tokens: tuple[TokenId, ...]
+    model: str
+    """That the server ran; another one cannot go on with the text."""
+    fingerprint: str
+    dtype: str
+    epoch: int = 1
+    """The highest one used."""
+    tokens: list[TokenId] = field(default_factory=list)
+    """Committed behind the prompt."""
+    finish: FinishReason = ""
+
+
+class SessionFile:
+    """Where a text is kept while it is written. A :class:`~foredraft_edge.loop.Journal`.
+
+    Args:
+        text: how it stands. A new text begins the file anew; one taken up again goes on in it.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path, text: SavedText, *, begin: bool) -> None:
+        self._path = path
+        try:
+            if not begin:
+                _drop_cut_line(path)
+            self._file = open(path, "xb" if begin else "ab", buffering=0)  # noqa: SIM115 - closed by close()
+        except FileExistsError:
+            raise UsageError(f"{path} exists; take that text up again (--resume), or give another file.") from None
+        except OSError as error:
+            raise UsageError(f"cannot write {path}: {error.strerror}; give another file.") from None
+        if begin:
+            self._append(_beginning(text))
+
+    def committed(self, tokens: Sequence[TokenId], finish: FinishReason) -> None:
+        """Remember what has become final."""
+        self._append({"tokens": list(tokens)} | ({"finish": finish} if finish else {}))
+
+    def epoch(self, epoch: int) -> None:
+        """Remember the epoch: the text is taken up in a higher one."""
+        self._append({"epoch": epoch})
+
+    def close(self) -> None:
+        """May be called twice."""
+        self._file.close()
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        try:
+            self._file.write(_line(entry))
+        except OSError as error:
+            raise UsageError(f"cannot write {self._path}: {error.strerror}; make room there.") from None
+
+
+def load_text(path: Path) -> SavedText:
+    """Read a saved text.
+
+    Raises:
+        UsageError: there is no such file, or it is not one.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]  # behind the last line break: nothing, or a line cut off
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}; check the path.") from None
+    try:
+        entries = [json.loads(line) for line in lines]
+        text = _begun(entries[0])
+        for entry in entries[1:]:
+            if "epoch" in entry:
+                text.epoch = max(text.epoch, int(entry["epoch"]))
+            else:
+                text.tokens += [int(token) for token in entry["tokens"]]
+                text.finish = str(entry.get("finish", ""))
+        check(_as_message(text))
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, ForedraftError) as error:
+        raise UsageError(
+            f"{path} is not a text saved by foredraft, or it is damaged ({type(error).__name__}: {error}); ask again "
+            "without it."
+        ) from None
+    return text
+
+
+def _beginning(text: SavedText) -> dict[str, Any]:
+    return {
+        "version": _VERSION,
+        "session": text.session.hex(),
+        "prompt": list(text.prompt),
+        "sampling": asdict(text.sampling),
+        "max_tokens": text.max_tokens,
+        "stop_tokens": list(text.stop_tokens),
+        "model": text.model,
+        "fingerprint": text.fingerprint,
+        "dtype": text.dtype,
+    }
+
+
+def _begun(entry: dict[str, Any]) -> SavedText:
+    if entry["version"] != _VERSION:
+        raise ValueError(f"version {entry['version']!r}, not {_VERSION}")
+    return SavedText(
+        bytes.fromhex(entry["session"]),
+        tuple(int(token) for token in entry["prompt"]),
+        SamplingParams(**entry["sampling"]),
+        int(entry["max_tokens"]),
+        tuple(int(token) for token in entry["stop_tokens"]),
+        str(entry["model"]),
+        str(entry["fingerprint"]),
+        str(entry["dtype"]),
+    )
+
+
+def _as_message(text: SavedText) -> Resume:
+    """What will be sent: it holds the text to the protocol's ranges."""
+    return Resume(
+        text.session,
+        text.epoch + 1,
+        (*text.prompt, *text.tokens),
+        len(text.prompt),
+        text.sampling,
+        text.max_tokens,
+        text.stop_tokens,
+    )
+
+
+def _line(entry: dict[str, Any]) -> bytes:
+    return json.dumps(entry, separators=(",", ":")).encode() + b"\n"
+
+
+def _drop_cut_line(path: Path) -> None:
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        os.truncate(path, whole)
