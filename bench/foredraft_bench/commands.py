@@ -7,6 +7,7 @@ import typer
 from .drafters import drafters
 from .engine import engine
 from .faults.commands import faults
+from .networks import networks
 
 __all__ = ["bench"]
 
@@ -21,3 +22,4 @@ def _group() -> None:
 bench.command()(drafters)
 bench.command()(engine)
 bench.command()(faults)
+bench.command()(networks)

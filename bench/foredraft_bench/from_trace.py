@@ -12,7 +12,7 @@ from foredraft_shared.traces.reader import Trace
 
 from .virtual_models import Times
 
-__all__ = ["Recorded", "acceptance_by_position", "recorded"]
+__all__ = ["Recorded", "acceptance_by_position", "after_first", "drafting_ms", "recorded"]
 
 _ENOUGH = 20
 """Drafts that must have reached a position before it has an acceptance of its own."""
@@ -34,20 +34,11 @@ def recorded(trace: Trace) -> Recorded:
     Raises:
         UsageError: there are no rounds with drafts in it.
     """
-    rounds = [record for record in _after_first(trace.rounds) if record.verdict_at_us is not None]
+    rounds = [record for record in after_first(trace.rounds) if record.verdict_at_us is not None]
     drafts = [record for record in rounds if record.kind == "speculate" and record.drafted]
     if not drafts:
         raise UsageError("the trace holds no round with a draft; record one with --mode speculate.")
-    # What was thrown away was drafted, too, be it in rounds that never got a verdict; and so was each guess at the target's
-    # own token: a right one stayed, of a wrong one its place is all that is left.
-    spent_ms = sum(record.drafting_us or 0 for record in _after_first(trace.rounds)) / 1e3
-    made = sum(
-        (record.accepted or 0)
-        + record.discarded
-        + (record.guess_hit is not None or record.drafted > (record.accepted or 0))
-        for record in drafts
-    )
-    draft_ms = spent_ms / made
+    draft_ms = drafting_ms(after_first(trace.rounds))
     verify_ms = statistics.median(_computed_ms(drafts))
     alone = [record for record in rounds if not record.drafted]
     decode_ms = statistics.median(_computed_ms(alone)) if alone else None
@@ -68,6 +59,19 @@ def recorded(trace: Trace) -> Recorded:
     )
 
 
+def drafting_ms(rounds: Iterable[RoundRecord]) -> float:
+    """What drafting a token took on average."""
+    spent_ms = made = 0.0
+    for record in rounds:
+        # What was thrown away was drafted, too, be it in rounds that never got a verdict; and so was each guess at the
+        # target's own token: a right one stayed, of a wrong one its place is all that is left.
+        spent_ms += (record.drafting_us or 0) / 1e3
+        if record.verdict_at_us is not None and record.kind == "speculate" and record.drafted:
+            made += (record.accepted or 0) + record.discarded
+            made += record.guess_hit is not None or record.drafted > (record.accepted or 0)
+    return spent_ms / made if made else 0.0
+
+
 def acceptance_by_position(drafts: Sequence[RoundRecord]) -> tuple[float, ...]:
     """Share of the i-th drafted tokens that were accepted when all before them were; where few were tried, all together."""
     found: list[float] = []
@@ -85,7 +89,7 @@ def acceptance_by_position(drafts: Sequence[RoundRecord]) -> tuple[float, ...]:
         position += 1
 
 
-def _after_first(rounds: Iterable[RoundRecord]) -> Iterable[RoundRecord]:
+def after_first(rounds: Iterable[RoundRecord]) -> Iterable[RoundRecord]:
     """All but each session's first round, in which the server read the prompt."""
     seen: set[str] = set()
     for record in rounds:

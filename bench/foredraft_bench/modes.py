@@ -8,18 +8,20 @@ the target's own tokens: all that do are compared token by token, every time.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
 from foredraft_edge.client import Client, RequestMode
 from foredraft_edge.loop import LoopOptions
+from foredraft_edge.planner import Planner
 from foredraft_edge.stream import TokenEvent, TokenStream
 from foredraft_shared.messages import SamplingParams, TokenId
 from foredraft_shared.traces import RoundRecord, TraceWriter
 
 from .metrics import Answer, Stopwatch
+from .single_head import SINGLE_HEAD, SingleHeadPlanner
 
 __all__ = ["MODES", "Mode", "OurMode", "Place", "Task", "Watcher"]
 
@@ -98,6 +100,8 @@ class OurMode:
     options: LoopOptions
     draft_length: int | None = None
     """Tokens a draft; by default the planner chooses."""
+    planner: Callable[[], Planner] | None = None
+    """Makes one for each text, in place of those that a client has."""
     needs_hints: bool = False
     """Differs from the others only where the target gives hints."""
 
@@ -150,6 +154,7 @@ class OurMode:
             draft_length=self.draft_length,
             options=self.options,
             stop_tokens=() if task.past_the_end else None,
+            planner=self.planner() if self.planner is not None else None,
             observe=observe,
             epoch_ns=epoch_ns,
         )
@@ -201,6 +206,14 @@ MODES: Mapping[str, Mode] = MappingProxyType(
                 LoopOptions(ahead=False, hints=False),
             ),
             OurMode(
+                "single-head",
+                "edge + cloud, as SpecEdge drafts ahead",
+                "SpecEdge's head",
+                "speculate",
+                SINGLE_HEAD,
+                planner=SingleHeadPlanner,
+            ),
+            OurMode(
                 "unchained", "edge + cloud, ahead, nothing sent early", "unchained", "speculate", LoopOptions(window=1)
             ),
             OurMode(
@@ -217,6 +230,7 @@ MODES: Mapping[str, Mode] = MappingProxyType(
     }
 )
 """``cloud`` is the baseline: it streams, and so pays the round trip once a text. ``remote`` pays it for each token: what
-the first idea of many is, told but never compared with. ``waiting`` drafts, then waits for the verdict; ``unchained`` drafts on
+the first idea of many is, told but never compared with. ``waiting`` drafts, then waits for the verdict; ``single-head`` does
+what SpecEdge does meanwhile (:mod:`.single_head`); ``unchained`` drafts on
 meanwhile, and ``ahead`` also sends it before the verdict. All these speculate throughout: the planner chooses the length
 of a draft, but only in ``auto`` may it leave it to the cloud."""

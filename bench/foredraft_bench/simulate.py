@@ -22,7 +22,7 @@ from foredraft_shared.transports.relay import LinkSettings
 from .metrics import percentile
 from .single_head import SINGLE_HEAD, SingleHeadPlanner
 from .virtual import World
-from .virtual_models import RIGHT, Skill, Times, VirtualDrafter
+from .virtual_models import RIGHT, Replayed, Skill, Times, VirtualDrafter
 
 __all__ = ["MODES", "Decision", "Simulation", "simulate", "waiting_ms_per_token"]
 
@@ -125,6 +125,7 @@ def simulate(
     concentration: float | None = None,
     planner: Planner | None = None,
     options: LoopOptions | None = None,
+    skill: Replayed | None = None,
 ) -> Simulation:
     """Write a text of ``tokens`` tokens.
 
@@ -133,6 +134,7 @@ def simulate(
         mode: one of :data:`MODES`.
         length: tokens a draft; by default the planner adapts it.
         planner, options: in place of what ``mode`` and ``length`` imply.
+        skill: a recorded one, in place of ``acceptance``.
     """
     world = World(link, times, seed=seed)
     connection = Link(world.transport, where="the virtual cloud", clock=lambda: world.device_ns / 1e9)
@@ -145,7 +147,9 @@ def simulate(
     loop = RoundLoop(
         connection,
         Ledger(bytes(16), [RIGHT]),
-        None if mode == "cloud" else VirtualDrafter(world, Skill(acceptance, concentration=concentration, seed=seed)),
+        None
+        if mode == "cloud"
+        else VirtualDrafter(world, skill or Skill(acceptance, concentration=concentration, seed=seed)),
         planner,
         SamplingParams(),
         max_tokens=tokens,
@@ -156,6 +160,7 @@ def simulate(
     arrived: list[float] = []
     decisions: list[Decision] = []
     for commit in loop.run():
+        world.device_ns += round(times.loop_ms * 1e6)
         if not decisions or decisions[-1].mode != loop.plan.mode:
             decisions.append(Decision(len(arrived), loop.plan.mode, loop.plan.reason))
         assert all(token == RIGHT for token in commit.tokens), "a wrong token was committed"

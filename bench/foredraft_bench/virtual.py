@@ -222,7 +222,7 @@ class World:
             self.passes += 1
             self.computed_ns += self.cloud_ns - at_ns
             self._busy = True
-            self._push(self.cloud_ns, "free")
+            self._push(self.cloud_ns + round(self.times.between_ms * _MS), "free")
 
     def _answer(self, peer: object, message: CloudMessage) -> None:
         try:

@@ -16,7 +16,7 @@ from foredraft_edge.drafters.base import Proposal
 from foredraft_edge.drafters.text import Text
 from foredraft_shared.messages import Position, SamplingParams, TokenId
 
-__all__ = ["RIGHT", "Clockwork", "Exit", "Skill", "Times", "VirtualDrafter", "VirtualTarget"]
+__all__ = ["RIGHT", "Clockwork", "Exit", "Replayed", "Skill", "Times", "VirtualDrafter", "VirtualTarget"]
 
 RIGHT, WRONG = 1, 0
 _MS = 1_000_000
@@ -61,6 +61,10 @@ class Times:
     spread: float = 0.0
     """Every pass takes longer or shorter by up to this share, evenly distributed."""
     exits: tuple[Exit, ...] = ()
+    between_ms: float = 0.0
+    """The server's own time between two passes."""
+    loop_ms: float = 0.0
+    """The device's own time for a verdict, in which it neither drafts nor waits."""
 
     def pass_ms(self, rows: int) -> float:
         """A pass over so many rows: a drafted token is one, and so is the token before the draft."""
@@ -103,10 +107,26 @@ class Skill:
         return self._drawn[position]
 
 
+class Replayed:
+    """A skill that was recorded.
+
+    Args:
+        drawn: whether the draft was right, and the probability it claimed, for each token of an answer.
+    """
+
+    def __init__(self, drawn: Sequence[tuple[bool, float]]) -> None:
+        self._drawn = drawn
+
+    def __call__(self, position: Position) -> tuple[bool, float]:
+        """See :class:`Skill`; beyond the end of what was recorded it is wrong and knows it."""
+        index = position - 1  # the virtual prompt is one token
+        return self._drawn[index] if index < len(self._drawn) else (False, 0.0)
+
+
 class VirtualDrafter(Text):
     """Takes its time, and is right where its skill says so."""
 
-    def __init__(self, world: Clockwork, skill: Skill) -> None:
+    def __init__(self, world: Clockwork, skill: Skill | Replayed) -> None:
         super().__init__("")
         self._world = world
         self._skill = skill
