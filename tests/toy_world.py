@@ -102,7 +102,6 @@ class World:
         options: EngineOptions | None = None,
         exits: Sequence[int] = (2, 4),
         context: int = 4096,
-        slots: int = 64,
         pass_s: float = 0.0,
         row_s: float = 0.0,
     ) -> None:
@@ -117,7 +116,6 @@ class World:
         self._options = options
         self._exits = exits
         self._context = context
-        self._slots = slots
         self._devices = 0
         self._looked_at = -1.0
         self._looks = 0
@@ -133,7 +131,7 @@ class World:
         self._answers: deque[_Answer] = deque()
         self._inbox: deque[tuple[Peer, EdgeMessage]] = deque()
         self._busy_until = 0.0
-        self.target = ToyTarget(vocabulary=VOCABULARY, exits=self._exits, context=self._context, slots=self._slots)
+        self.target = ToyTarget(vocabulary=VOCABULARY, exits=self._exits, context=self._context)
         self.engine = Engine(
             _TakingTime(self, self.target),  # type: ignore[arg-type]
             self._answer,

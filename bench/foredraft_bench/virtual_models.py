@@ -9,8 +9,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
+from foredraft_cloud.pages import PagedTarget, Pages
 from foredraft_cloud.target import ExitView, Logits, Run
 from foredraft_edge.drafters.base import Proposal
 from foredraft_edge.drafters.text import Text
@@ -142,11 +143,6 @@ class VirtualDrafter(Text):
 # --- the cloud
 
 
-@dataclass(slots=True, eq=False)
-class _Slot:
-    length: Position = 0
-
-
 class _Picks:
     """What a pass sees of one run: the truth, or at an exit what the exit takes for it."""
 
@@ -173,23 +169,18 @@ class _Picks:
 
 
 class _Pass:
-    def __init__(self, world: Clockwork, batch: Sequence[Run], exits: Sequence[Exit]) -> None:
+    def __init__(self, world: Clockwork, pages: Pages, batch: Sequence[Run], exits: Sequence[Exit]) -> None:
         self._world = world
+        self._pages = pages
         self._batch = batch
         self._exits = list(exits)
         self._began_ns = world.cloud_ns
         times = world.times
         spread = world.dice.uniform(-times.spread, times.spread) if times.spread else 0.0
         duration_ms = times.pass_ms(sum(len(run.tokens) for run in batch)) * (1.0 + spread)
-        if any(slot.length == 0 for slot in self._slots):
+        if any(run.slot.length == 0 for run in batch):
             duration_ms += times.prefill_ms
         self._duration_ns = round(duration_ms * _MS)
-
-    @property
-    def _slots(self) -> Iterator[_Slot]:
-        for run in self._batch:
-            assert isinstance(run.slot, _Slot)
-            yield run.slot
 
     def step(self, wanted: Sequence[bool] | None = None) -> ExitView:
         exit_ = self._exits.pop(0) if self._exits else None
@@ -201,29 +192,23 @@ class _Pass:
             for index, run in enumerate(self._batch)
         ]
         if exit_ is None:
-            for slot, run in zip(self._slots, self._batch, strict=True):
-                slot.length += len(run.tokens)
+            for run in self._batch:
+                self._pages.extend(run.slot, run.tokens)
         return ExitView(round(100 * exit_.at) if exit_ else 100, exit_ is None, tuple(logits))
 
 
-class VirtualTarget:
+class VirtualTarget(PagedTarget):
     """Knows every text by heart, and takes its time to say so."""
 
     vocabulary = 2
     context = 1_000_000
 
     def __init__(self, world: Clockwork) -> None:
+        super().__init__(Pages(self.context, 64, 64, lambda source, destination, count: None))
         self._world = world
         self.exits = (*(round(100 * exit_.at) for exit_ in world.times.exits), 100)
 
-    def open(self) -> _Slot:
-        return _Slot()
-
-    def release(self, slot: Any) -> None:
-        pass
-
     def verify(self, batch: Sequence[Run], *, exits: bool = True) -> _Pass:
-        return _Pass(self._world, batch, self._world.times.exits if exits else ())
-
-    def keep(self, slot: Any, length: Position) -> None:
-        slot.length = length
+        for run in batch:
+            self.make_room(run.slot, run.slot.length + len(run.tokens))
+        return _Pass(self._world, self.pages, batch, self._world.times.exits if exits else ())

@@ -1,22 +1,27 @@
-"""Attention of a pass's rows over their sessions' caches, in shapes that do not change a row's bits.
+"""Attention of a pass's rows over their sessions' pages, in shapes that do not change a row's bits.
 
 Rows of a run are cut into blocks of ``block`` query rows; the G query heads that share a key head are folded into the
 rows, so that a block is one [block * G, D] matrix for each key head. The length of the keys is rounded up, and what a
 row must not see is masked. A sum over 256 keys may differ in its last bits from the same sum over 384 of which 128 are
 masked; so a run is cut where the rounded length grows, and a row always sees the length that follows from its own
-position, however many rows come with it. That its place in the block does not matter either is proven when the model is
+position, however many rows come with it.
+
+Pieces of all sessions with the same number of keys and of blocks are computed together, a session being an entry of the
+batch: their keys are gathered from the pages by one copy, and the kernel is called once for each block instead of once for
+each session. That neither a row's place in the block nor who else is in the batch matters is proven when the model is
 loaded (:mod:`foredraft_cloud.proof`).
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .cache import CacheSlot
+from .cache import PAGE_TOKENS
 
 __all__ = ["KEY_STEP", "AttentionShape", "Piece", "Plan", "attend", "cut", "plan"]
 
@@ -40,20 +45,19 @@ class AttentionShape:
 class Piece:
     """Neighbouring tokens of one session: rows [first, first + count) of a pass's block, from ``position`` on."""
 
-    slot: CacheSlot
+    pages: Sequence[int]
+    """Of the session, from its first token on."""
     first: int
     count: int
     position: int
 
 
 @dataclass(frozen=True, slots=True)
-class _Reach:
-    """What one piece writes and sees, by layer."""
+class _Group:
+    """Pieces that are computed together: N of them, B blocks each."""
 
-    own: tuple[Tensor, ...]  # [2, KV, count, D] where its keys and values go
-    keys: tuple[Tensor, ...]  # [blocks, KV, keys, D]
-    values: tuple[Tensor, ...]
-    mask: Tensor  # [blocks, 1, block * G, keys] 0 or -inf
+    pages: Tensor  # [N * pages] of each piece
+    masks: tuple[Tensor, ...]  # B times [N, 1, block * G, keys] 0 or -inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +65,20 @@ class Plan:
     """Everything about a pass's attention that is the same in every layer."""
 
     shape: AttentionShape
-    reaches: tuple[_Reach, ...]
-    counts: tuple[int, ...]
-    """Rows of each piece, and at last the rows that belong to none."""
-    blocks: tuple[int, ...]
-    """Blocks of each piece."""
-    gather: Tensor | None
-    """[blocks * block] row of each query row, where the rows do not already lie in whole blocks."""
-    scatter: Tensor | None
+    written: Tensor
+    """[rows in use] where each row's keys and values go, among all the arena's rows."""
+    gather: Tensor
+    """[blocks * block] the row of each query row: group by group, in them block by block, in them piece by piece."""
+    scatter: Tensor
     """[R] the query row of each row."""
+    groups: tuple[_Group, ...]
 
 
-def cut(slot: CacheSlot, first: int, count: int, position: int, shape: AttentionShape) -> Iterator[Piece]:
+def cut(pages: Sequence[int], first: int, count: int, position: int, shape: AttentionShape) -> Iterator[Piece]:
     """The pieces of ``count`` rows from row ``first`` on, which stand at ``position`` and after."""
     while count:
         some = min(count, shape.round_keys - position % shape.round_keys)
-        yield Piece(slot, first, some, position)
+        yield Piece(pages, first, some, position)
         first, count, position = first + some, count - some, position + some
 
 
@@ -90,35 +92,37 @@ def plan(
         window: a row sees this many keys, its own included; ``None`` for all.
     """
     block = shape.block
-    alone = len(pieces) == 1 and rows % block == 0
-    used = sum(piece.count for piece in pieces)
-    reaches: list[_Reach] = []
-    all_blocks: list[int] = []
-    gather: list[Tensor] = []
-    scatter: list[Tensor] = []
+    alike: dict[tuple[int, int], list[Piece]] = defaultdict(list)
+    written: list[int] = []
     for piece in pieces:
-        blocks = rows // block if alone else -(-piece.count // block)
-        # Rows that only fill a block look where the last real one does: a row that sees nothing would be 0/0.
-        offsets = torch.arange(blocks * block).clamp_(max=piece.count - 1)
-        end = piece.position + piece.count
-        seen = -(-end // shape.round_keys) * shape.round_keys
-        keys, values = piece.slot.rows[:, :, None, :, :seen].expand(-1, -1, blocks, -1, -1, -1).unbind(1)
-        own = piece.slot.rows[:, :, :, piece.position : end]
-        mask = _mask(offsets + piece.position, seen, window, dtype)
-        mask = mask.view(blocks, 1, block, 1, seen).expand(-1, -1, -1, group, -1).reshape(blocks, 1, -1, seen)
-        reaches.append(_Reach(own.unbind(0), keys.unbind(0), values.unbind(0), mask))
-        scatter.append(torch.arange(piece.count) + sum(all_blocks) * block)
-        gather.append(offsets + piece.first)
-        all_blocks.append(blocks)
-    filler = torch.zeros(rows - used, dtype=torch.int64)
-    return Plan(
-        shape,
-        tuple(reaches),
-        (*(piece.count for piece in pieces), rows - used),
-        tuple(all_blocks),
-        None if alone else torch.cat(gather),
-        None if alone else torch.cat([*scatter, filler]),
-    )
+        keys = -(-(piece.position + piece.count) // shape.round_keys) * shape.round_keys
+        alike[keys, -(-piece.count // block)].append(piece)
+        written += (
+            piece.pages[position // PAGE_TOKENS] * PAGE_TOKENS + position % PAGE_TOKENS
+            for position in range(piece.position, piece.position + piece.count)
+        )
+    groups: list[_Group] = []
+    gather: list[int] = []
+    scatter = [0] * rows
+    for (keys, blocks), members in alike.items():
+        masks: list[Tensor] = []
+        for at in range(0, blocks * block, block):
+            positions: list[int] = []
+            for piece in members:
+                for offset in range(at, at + block):
+                    # Rows that only fill a block look where the last real one does: a row that sees nothing would be 0/0.
+                    row = min(offset, piece.count - 1)
+                    if row == offset:
+                        scatter[piece.first + row] = len(gather)
+                    gather.append(piece.first + row)
+                    positions.append(piece.position + row)
+            mask = _mask(torch.tensor(positions), keys, window, dtype).view(len(members), 1, block, 1, keys)
+            masks.append(mask.expand(-1, -1, -1, group, -1).reshape(len(members), 1, -1, keys))
+        count = keys // PAGE_TOKENS
+        # Where there are fewer pages than keys, any finite numbers do: the mask hides them.
+        pages = [[*piece.pages[:count], *[piece.pages[0]] * (count - len(piece.pages))] for piece in members]
+        groups.append(_Group(torch.tensor(pages).flatten(), tuple(masks)))
+    return Plan(shape, torch.tensor(written), torch.tensor(gather), torch.tensor(scatter), tuple(groups))
 
 
 def _mask(positions: Tensor, keys: int, window: int | None, dtype: torch.dtype) -> Tensor:
@@ -130,25 +134,32 @@ def _mask(positions: Tensor, keys: int, window: int | None, dtype: torch.dtype) 
     return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, -torch.inf)
 
 
-def attend(plan: Plan, layer: int, queries: Tensor, keys_values: Tensor) -> Tensor:
-    """Write the rows' keys and values into their slots and attend.
+def attend(plan: Plan, arena: Tensor, queries: Tensor, keys_values: Tensor) -> Tensor:
+    """Write the rows' keys and values into their pages and attend.
 
     Args:
-        queries: [R, G*KV, D]; ``keys_values``: [R, 2, KV, D].
+        arena: [2, KV, pages, PAGE_TOKENS, D] of one layer; written to.
+        queries: [R, G*KV, D].
+        keys_values: [R, 2, KV, D].
 
     Returns:
         [R, G*KV*D].
     """
     _, heads, dim = queries.shape
     kv_heads = keys_values.shape[2]
-    if plan.gather is not None:
-        queries = queries.index_select(0, plan.gather)
-    queries = queries.reshape(-1, plan.shape.block * heads // kv_heads, kv_heads, dim).transpose(1, 2)
-    new = keys_values.permute(1, 2, 0, 3).split(plan.counts, 2)  # each [2, KV, count, D]
+    new = keys_values[: len(plan.written)].permute(1, 2, 0, 3)
+    arena.view(2, kv_heads, -1, dim).index_copy_(2, plan.written, new)
+    asking = queries.index_select(0, plan.gather)
+    asking = asking.view(-1, plan.shape.block * heads // kv_heads, kv_heads, dim).transpose(1, 2)
     results = []
-    for reach, asking, row in zip(plan.reaches, queries.split(plan.blocks), new, strict=False):
-        reach.own[layer].copy_(row)
-        attended = _flash(asking, reach.keys[layer], reach.values[layer], attn_mask=reach.mask)[0]
-        results.append(attended.transpose(1, 2))  # [blocks, block*G, KV, D], contiguous
+    at = 0
+    for group in plan.groups:
+        members = group.masks[0].shape[0]
+        seen = arena.index_select(2, group.pages).view(2, kv_heads, members, -1, dim)
+        keys, values = seen.transpose(1, 2).unbind(0)  # each [N, KV, keys, D]
+        for mask in group.masks:
+            attended = _flash(asking[at : at + members], keys, values, attn_mask=mask)[0]
+            results.append(attended.transpose(1, 2))  # [N, block*G, KV, D], contiguous
+            at += members
     attended = (results[0] if len(results) == 1 else torch.cat(results)).reshape(-1, heads * dim)
-    return attended if plan.scatter is None else attended.index_select(0, plan.scatter)
+    return attended.index_select(0, plan.scatter)

@@ -1,8 +1,8 @@
-"""Keys and values of the sessions: one slot each, which rewinds by index.
+"""Keys and values of all sessions: one arena of pages, which is all the memory there ever is.
 
-A slot's room is reserved for the whole context as zero pages, which cost no memory until they are written: the memory in
-use follows the text. What lies beyond ``length`` is never read as anything but a finite number with weight zero, so a
-rewind changes one integer.
+The arena is reserved at once as zero pages, which cost nothing until they are written: the memory in use follows what
+sessions hold, up to the limit. What lies beyond a slot's ``length`` is never read as anything but a finite number with
+weight zero.
 """
 
 from __future__ import annotations
@@ -11,66 +11,41 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foredraft_shared.errors import Overloaded
-from foredraft_shared.messages import Position
 from foredraft_shared.models.config import ModelConfig
 
-__all__ = ["Cache", "CacheSlot"]
+from .pages import Pages
 
+__all__ = ["PAGE_TOKENS", "Cache", "bytes_per_token"]
+
+PAGE_TOKENS = 64
+"""Divides every number of keys that attention rounds up to."""
 _ALIGNMENT = 64
 """Bytes: a cache line and an AVX-512 register. Products may differ in their last bits with the alignment of their inputs."""
 
 
-class CacheSlot:
-    """One session's keys and values.
-
-    Attributes:
-        rows: [layers, 2 (keys, values), kv_heads, capacity, head_dim]
-        length: tokens held.
-    """
-
-    __slots__ = ("length", "open", "rows")
-
-    def __init__(self, rows: Tensor) -> None:
-        self.rows = rows
-        self.length: Position = 0
-        self.open = True
+def bytes_per_token(config: ModelConfig, dtype: torch.dtype) -> int:
+    """What the keys and values of one token take."""
+    return config.layers * 2 * config.kv_heads * config.head_dim * dtype.itemsize
 
 
 class Cache:
-    """Slots of one shape, at most ``slots`` of them; a released one is used again.
+    """The arena.
 
     Args:
-        capacity: tokens a slot holds.
+        limit_bytes: whole pages within it are used; never more.
+
+    Attributes:
+        rows: [layers, 2 (keys, values), kv_heads, pages, PAGE_TOKENS, head_dim]
     """
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype, capacity: int, slots: int) -> None:
-        self._shape = (config.layers, 2, config.kv_heads, capacity, config.head_dim)
-        self._dtype = dtype
-        self._slots = slots
-        self._taken = 0
-        self._released: list[CacheSlot] = []
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, limit_bytes: int) -> None:
+        page_bytes = PAGE_TOKENS * bytes_per_token(config, dtype)
+        count = limit_bytes // page_bytes
+        self.rows = _zero_pages((config.layers, 2, config.kv_heads, count, PAGE_TOKENS, config.head_dim), dtype)
+        self.pages = Pages(count, PAGE_TOKENS, page_bytes, self._copy)
 
-    def open(self) -> CacheSlot:
-        """An empty slot.
-
-        Raises:
-            Overloaded: all are taken.
-        """
-        if self._taken == self._slots:
-            raise Overloaded(f"all {self._slots} session slots are taken; try again later or serve with more slots.")
-        self._taken += 1
-        if not self._released:
-            return CacheSlot(_zero_pages(self._shape, self._dtype))
-        slot = self._released.pop()
-        return CacheSlot(slot.rows)  # a new name: whoever kept the old one finds it closed
-
-    def release(self, slot: CacheSlot) -> None:
-        """Take the slot's room back."""
-        assert slot.open, "the slot was released before"
-        slot.open = False
-        self._taken -= 1
-        self._released.append(slot)
+    def _copy(self, source: int, destination: int, count: int) -> None:
+        self.rows[:, :, :, destination, :count].copy_(self.rows[:, :, :, source, :count])
 
 
 def _zero_pages(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -16,14 +16,15 @@ import torch
 from torch import Tensor
 
 from foredraft_shared.errors import UsageError
-from foredraft_shared.messages import Position
 from foredraft_shared.models.config import ModelConfig
 
-from .attention import KEY_STEP, Piece, Plan, attend, cut, plan
-from .cache import Cache, CacheSlot
+from .attention import Piece, Plan, attend, cut, plan
+from .cache import PAGE_TOKENS, Cache, bytes_per_token
 from .exit_heads import ExitHead, RunLogits, UntrainedHead
+from .memory import suggested_cache_bytes
+from .pages import PagedTarget
 from .proof import Shapes, prove
-from .target import ExitView, Logits, Run, Slot
+from .target import ExitView, Logits, Run
 from .transformer import Transformer, Weights
 
 __all__ = ["DecoderPass", "DecoderTarget", "LoadedModel", "load_target"]
@@ -63,20 +64,20 @@ class DecoderPass:
         if not self._exits:
             raise RuntimeError("the pass is already at full depth")
         transformer = self._target.transformer
+        cache = self._target.cache
         layer = self._exits.pop(0)
         for block in self._blocks:
             hidden = block.hidden
             for index in range(self._layer, layer):
                 weights = transformer.layers[index]
-                attended = attend(block.plan, index, *transformer.project(weights, hidden, block.turns))
+                attended = attend(block.plan, cache.rows[index], *transformer.project(weights, hidden, block.turns))
                 hidden = transformer.finish(weights, hidden, attended)
         self._layer = layer
         final = not self._exits
         logits = self._look(layer, [final or wanted is None or wanted[index] for index in range(len(self._batch))])
         if final:
             for run in self._batch:
-                assert isinstance(run.slot, CacheSlot)
-                run.slot.length += len(run.tokens)
+                self._target.pages.extend(run.slot, run.tokens)
             self._blocks.clear()
         return ExitView(layer, final, logits)
 
@@ -87,7 +88,7 @@ class DecoderPass:
         blocks = [_Pieces()]
         for run in self._batch:
             slot = run.slot
-            assert isinstance(slot, CacheSlot)
+            pages = slot.pages
             scored: list[tuple[int, int]] = []
             fed = 0
             while fed < len(run.tokens):
@@ -98,7 +99,7 @@ class DecoderPass:
                 count = min(most - first, len(run.tokens) - fed)
                 block.tokens.extend(run.tokens[fed : fed + count])
                 block.positions.extend(range(slot.length + fed, slot.length + fed + count))
-                block.pieces.extend(cut(slot, first, count, slot.length + fed, target.attention))
+                block.pieces.extend(cut(pages, first, count, slot.length + fed, target.attention))
                 unscored = max(0, len(run.tokens) - run.scored - fed)
                 scored.extend((len(blocks) - 1, first + row) for row in range(unscored, count))
                 fed += count
@@ -145,12 +146,14 @@ class DecoderPass:
         return tuple(RunLogits(seen[start:end]) if end > start else None for start, end in pairwise(ends))
 
 
-class DecoderTarget:
+class DecoderTarget(PagedTarget):
     """See :class:`foredraft_cloud.target.Target`.
 
     Args:
         exits: layers, ascending; full depth is added where it is missing.
         heads: a trained head by layer; the others get the final norm and head.
+        context: most tokens of a session; fewer where the cache holds fewer.
+        cache_bytes: the hard limit on keys and values, all sessions together.
         shapes: what :func:`foredraft_cloud.proof.prove` found for this transformer.
     """
 
@@ -161,7 +164,7 @@ class DecoderTarget:
         exits: Sequence[int] = (),
         heads: Mapping[int, ExitHead] | None = None,
         context: int,
-        slots: int,
+        cache_bytes: int,
         shapes: Shapes,
     ) -> None:
         self.transformer = transformer
@@ -171,40 +174,34 @@ class DecoderTarget:
             raise UsageError(f"exits {list(exits)} must lie between 1 and {depth}, the model's layers.")
         self.exits = tuple(sorted({*exits, depth}))
         self.vocabulary = self.config.vocabulary
-        self.context = context
         self.ladder = shapes.ladder
         self.attention = shapes.attention
         untrained = UntrainedHead(transformer)
         self.heads: dict[int, ExitHead] = {layer: (heads or {}).get(layer, untrained) for layer in self.exits}
         self.heads[depth] = untrained
-        self._cache = Cache(self.config, transformer.dtype, -(-context // KEY_STEP) * KEY_STEP, slots)
+        self.cache = Cache(self.config, transformer.dtype, cache_bytes)
+        super().__init__(self.cache.pages)
+        room = self.pages.count * PAGE_TOKENS
+        if room == 0:
+            raise UsageError(
+                f"a cache of {cache_bytes / 2**20:.1f} MiB holds nothing; {self.config.layers} layers need at least "
+                f"{self.pages.page_bytes / 2**20:.1f} MiB."
+            )
+        self.context = min(context, room)
 
     def rung(self, rows: int) -> int:
         """The least proven number of rows that holds ``rows``."""
         return next(rung for rung in self.ladder if rung >= rows)
 
-    def open(self) -> CacheSlot:
-        return self._cache.open()
-
-    def release(self, slot: Slot) -> None:
-        assert isinstance(slot, CacheSlot)
-        self._cache.release(slot)
-
     def verify(self, batch: Sequence[Run], *, exits: bool = True) -> DecoderPass:
         assert batch, "a pass needs at least one run"
         assert len({id(run.slot) for run in batch}) == len(batch), "a slot may stand in a batch once"
         for run in batch:
-            assert isinstance(run.slot, CacheSlot)
-            assert run.slot.open, "the slot was released"
             assert run.tokens, "a run feeds at least one token"
             assert 0 <= run.scored <= len(run.tokens)
             assert run.slot.length + len(run.tokens) <= self.context, "the run goes beyond the context"
+            self.make_room(run.slot, run.slot.length + len(run.tokens))
         return DecoderPass(self, batch, self.exits if exits else self.exits[-1:])
-
-    def keep(self, slot: Slot, length: Position) -> None:
-        assert isinstance(slot, CacheSlot)
-        assert 0 <= length <= slot.length
-        slot.length = length
 
 
 class LoadedModel(Protocol):
@@ -225,6 +222,7 @@ def load_target(
     heads: Mapping[int, ExitHead] | None = None,
     context: int | None = None,
     slots: int = 16,
+    cache_bytes: int | None = None,
     threads: int | None = None,
 ) -> DecoderTarget:
     """Make a target of a model.
@@ -232,7 +230,8 @@ def load_target(
     Args:
         dtype: ``float32`` or ``bfloat16``.
         context: most tokens of a session; the model's own by default, at most 8192.
-        slots: most sessions at a time.
+        slots: sessions of that length the cache has room for, as far as a quarter of the memory reaches.
+        cache_bytes: the hard limit on the cache, in place of ``slots``.
         threads: CPU threads of torch, for the whole process; unchanged by default.
     """
     if threads is not None:
@@ -244,4 +243,9 @@ def load_target(
     context = min(context or min(config.context, 8192), config.context)
     with torch.inference_mode():
         transformer = Transformer(config, model.weights, kinds[dtype], context)
-    return DecoderTarget(transformer, exits=exits, heads=heads, context=context, slots=slots, shapes=prove(transformer))
+    if cache_bytes is None:
+        session = -(-context // PAGE_TOKENS) * PAGE_TOKENS * bytes_per_token(config, kinds[dtype])
+        cache_bytes = suggested_cache_bytes(slots * session, session)
+    return DecoderTarget(
+        transformer, exits=exits, heads=heads, context=context, cache_bytes=cache_bytes, shapes=prove(transformer)
+    )

@@ -18,7 +18,7 @@ from torch import Tensor
 from foredraft_shared.errors import ModelUnsupported
 
 from .attention import KEY_STEP, AttentionShape, attend, cut, plan
-from .cache import CacheSlot
+from .cache import PAGE_TOKENS
 from .linear import pack
 from .transformer import Transformer
 
@@ -131,25 +131,40 @@ def _attention_holds(transformer: Transformer, shape: AttentionShape) -> bool:
         return torch.randn(size, generator=generator).to(transformer.dtype)
 
     capacity = 4 * KEY_STEP
+    pages = capacity // PAGE_TOKENS
     queries = noise(capacity, config.heads, config.head_dim)
     text = noise(capacity, 2, config.kv_heads, config.head_dim)
+    # The text lies in the first half of the arena in an order of its own, that of the company in the second.
+    order = (torch.arange(pages) * 5 % pages).tolist()
+    company = [[pages + (page + shift) % pages for page in range(pages)] for shift in range(3)]
+    stray = noise(2, config.kv_heads, pages, PAGE_TOKENS, config.head_dim)
 
-    def run(slot: CacheSlot, rows: Tensor, position: int, count: int) -> Tensor:
-        padded = -(-count // shape.block) * shape.block
-        taken = slice(position, position + padded)
-        pieces = list(cut(slot, 0, count, position, shape))
+    def run(arena: Tensor, rows: Tensor, position: int, count: int, others: Sequence[Sequence[int]] = ()) -> Tensor:
+        """``count`` rows of the text, in the middle of ``others`` that stand at the same position or a little before."""
+        runs = [*others[1:], order, *others[:1]]
+        first = len(others[1:]) * count
+        used = len(runs) * count
+        padded = -(-used // shape.block) * shape.block
+        taken = torch.arange(padded).remainder(count) + position
+        pieces = [piece for at, each in enumerate(runs) for piece in cut(each, at * count, count, position, shape)]
         layout = plan(pieces, padded, transformer.group, shape, None, transformer.dtype)
-        return attend(layout, 0, queries[taken], rows[taken])[:count]
+        return attend(layout, arena, queries[taken], rows[taken])[first : first + count]
 
     for edge in range(128, 3 * KEY_STEP, 128):
         position = edge - 20  # the run reaches beyond the edge, the first rows alone do not
         for rows in (text, _cancelling(text, position)):
-            slot = CacheSlot(rows.permute(1, 2, 0, 3).unsqueeze(0).contiguous())
-            together = run(slot, rows, position, most)
+            arena = torch.cat([torch.empty_like(stray), stray], 2)
+            arena[:, :, order] = rows.view(pages, PAGE_TOKENS, 2, config.kv_heads, -1).permute(2, 3, 0, 1, 4)
+            together = run(arena, rows, position, most)
             for row in range(7):
-                if not torch.equal(run(slot, rows, position + row, 1)[0], together[row]):
+                if not torch.equal(run(arena, rows, position + row, 1)[0], together[row]):
                     return False
-            if not torch.equal(run(slot, rows, position + 3, 9), together[3:12]):
+            for some in (company[:1], company):
+                if not torch.equal(run(arena, rows, position, 1, some)[0], together[0]):
+                    return False
+                if not torch.equal(run(arena, rows, position + 3, 9, some), together[3:12]):
+                    return False
+            if not torch.equal(run(arena, rows, position + 3, 9), together[3:12]):
                 return False
     return True
 

@@ -12,15 +12,9 @@ from typing import Protocol
 
 from foredraft_shared.messages import Position, SamplingParams, TokenId
 
+from .pages import Pages, Slot
+
 __all__ = ["ExitView", "Logits", "Pass", "Run", "Slot", "Target"]
-
-
-class Slot(Protocol):
-    """A place in the target's cache for one session."""
-
-    @property
-    def length(self) -> Position:
-        """How many tokens of the session the cache holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +84,12 @@ class Target(Protocol):
     def context(self) -> int:
         """Most tokens a slot can hold."""
 
-    def open(self) -> Slot:
-        """A fresh, empty slot.
+    @property
+    def pages(self) -> Pages:
+        """Who holds which page of the cache."""
 
-        Raises:
-            Overloaded: the cache has no room.
-        """
+    def open(self) -> Slot:
+        """A fresh, empty slot: a place in the cache for one session. It takes no room until it is fed."""
 
     def release(self, slot: Slot) -> None:
         """Give the slot's room back; the slot must not be used again."""
@@ -109,6 +103,9 @@ class Target(Protocol):
 
         Args:
             exits: stop at the exits on the way; without, the first step is the last.
+
+        Raises:
+            Overloaded: the cache has no room. Who has others' room to give away reserves it before.
         """
 
     def keep(self, slot: Slot, length: Position) -> None:

@@ -8,19 +8,18 @@ anyone who tests what stands around a model.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from foredraft_shared.errors import Overloaded
 from foredraft_shared.ledger import EMPTY_DIGEST, extend_digest
 from foredraft_shared.messages import Position, SamplingParams, TokenId
 from foredraft_shared.sampling import pick, probabilities
 
+from .pages import PagedTarget, Pages, Slot
 from .target import ExitView, Run
 
-__all__ = ["ToyLogits", "ToyPass", "ToySlot", "ToyTarget", "toy_scores"]
+__all__ = ["ToyLogits", "ToyPass", "ToyTarget", "toy_scores"]
 
 
 def toy_scores(tokens: Sequence[TokenId], vocabulary: int = 64, salt: int = 0) -> NDArray[np.float64]:
@@ -28,16 +27,6 @@ def toy_scores(tokens: Sequence[TokenId], vocabulary: int = 64, salt: int = 0) -
     digest = extend_digest(EMPTY_DIGEST ^ salt, tokens)
     generator = np.random.Generator(np.random.Philox(key=digest))
     return 6.0 * generator.random(vocabulary) ** 3
-
-
-@dataclass(eq=False)
-class ToySlot:
-    tokens: list[TokenId] = field(default_factory=list)
-    released: bool = False
-
-    @property
-    def length(self) -> Position:
-        return len(self.tokens)
 
 
 class ToyLogits:
@@ -73,13 +62,11 @@ class ToyPass:
             logits.append(self._score(run, layer, final) if asked else None)
         if final:
             for run in self._batch:
-                assert isinstance(run.slot, ToySlot)
-                run.slot.tokens.extend(run.tokens)
+                self._target.write(run)
         return ExitView(layer, final, tuple(logits))
 
     def _score(self, run: Run, layer: int, final: bool) -> ToyLogits:
-        assert isinstance(run.slot, ToySlot)
-        text = [*run.slot.tokens, *run.tokens]
+        text = [*self._target.read(run.slot), *run.tokens]
         rows = []
         for row in range(run.scored):
             prefix = text[: len(text) - run.scored + row + 1]
@@ -91,42 +78,57 @@ class ToyPass:
         return ToyLogits(rows)
 
 
-class ToyTarget:
-    """See the module. ``slots`` bounds how many sessions fit."""
+class ToyTarget(PagedTarget):
+    """See the module.
 
-    def __init__(self, *, vocabulary: int = 64, exits: Sequence[int] = (2, 4), context: int = 4096, slots: int = 64):
+    Args:
+        pages: what the cache holds, in pages of ``page_tokens`` tokens.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocabulary: int = 64,
+        exits: Sequence[int] = (2, 4),
+        context: int = 4096,
+        pages: int = 16384,
+        page_tokens: int = 16,
+    ) -> None:
+        super().__init__(Pages(pages, page_tokens, page_tokens * 8, self._copy))
         self.exits = tuple(exits)
         self.vocabulary = vocabulary
-        self.context = context
-        self._free = slots
+        self.context = min(context, pages * page_tokens)
         self.passes = 0
         self.rows = 0
-
-    def open(self) -> ToySlot:
-        if not self._free:
-            raise Overloaded("every slot of the toy target is taken; close a session first.")
-        self._free -= 1
-        return ToySlot()
-
-    def release(self, slot: ToySlot) -> None:
-        assert not slot.released
-        slot.released = True
-        self._free += 1
+        self._written: dict[int, list[TokenId]] = {}
+        """What pages say, kept apart from what :class:`Pages` takes them to say: a mistake there gives other scores."""
 
     def verify(self, batch: Sequence[Run], *, exits: bool = True) -> ToyPass:
         assert batch, "a pass needs at least one run"
         assert len({id(run.slot) for run in batch}) == len(batch), "a slot may stand in a batch once"
         for run in batch:
-            assert isinstance(run.slot, ToySlot)
-            assert not run.slot.released, "the slot was released"
             assert 0 <= run.scored <= len(run.tokens)
             assert run.tokens, "a run feeds at least one token"
             assert all(0 <= token < self.vocabulary for token in run.tokens)
             assert run.slot.length + len(run.tokens) <= self.context
+            self.make_room(run.slot, run.slot.length + len(run.tokens))
         self.passes += 1
         self.rows += sum(len(run.tokens) for run in batch)
         return ToyPass(self, batch, self.exits if exits else self.exits[-1:])
 
-    def keep(self, slot: ToySlot, length: Position) -> None:
-        assert 0 <= length <= slot.length
-        del slot.tokens[length:]
+    def read(self, slot: Slot) -> list[TokenId]:
+        """The text in a slot, from its pages."""
+        return [token for page in slot.pages for token in self._page(page)][: slot.length]
+
+    def write(self, run: Run) -> None:
+        """Write a run's tokens after what its slot holds."""
+        for position, token in enumerate(run.tokens, run.slot.length):
+            number, offset = divmod(position, self.pages.page_tokens)
+            self._page(run.slot.pages[number])[offset] = token
+        self.pages.extend(run.slot, run.tokens)
+
+    def _page(self, page: int) -> list[TokenId]:
+        return self._written.setdefault(page, [-1] * self.pages.page_tokens)
+
+    def _copy(self, source: int, destination: int, count: int) -> None:
+        self._page(destination)[:count] = self._page(source)[:count]
