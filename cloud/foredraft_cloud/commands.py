@@ -38,7 +38,17 @@ def serve(
     dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
     threads: Annotated[int, typer.Option(min=1, help="Threads of the model's passes.")] = 1,
     context: Annotated[int | None, typer.Option(help="Longest session in tokens; by default the model's own.")] = None,
-    max_sessions: Annotated[int, typer.Option(min=1, help="Sessions held at once.")] = 16,
+    max_sessions: Annotated[
+        int, typer.Option(min=1, help="Sessions active at once; those that are silent are parked and do not count.")
+    ] = 16,
+    cache_mib: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Hard limit on the memory of keys and values, in MiB; by default what --max-sessions need, "
+            "at most a quarter of the machine's.",
+        ),
+    ] = None,
     sessions_per_device: Annotated[int, typer.Option(min=1, help="Sessions that one enrolled device may hold.")] = 8,
     rounds_per_second: Annotated[
         float, typer.Option(min=0.1, help="Rounds that one enrolled device may ask for.")
@@ -88,7 +98,13 @@ def serve(
 
         opened = open_model(model, offline=offline)
         target = load_target(
-            opened, dtype=dtype, exits=_layers(exits) or (), threads=threads, context=context, slots=max_sessions
+            opened,
+            dtype=dtype,
+            exits=_layers(exits) or (),
+            threads=threads,
+            context=context,
+            slots=max_sessions,
+            cache_bytes=None if cache_mib is None else cache_mib * 2**20,
         )
         server = Server(
             target,

@@ -36,60 +36,19 @@ from foredraft_shared.messages import (
     Open,
     Position,
     Resume,
-    SessionId,
     TokenId,
     Verdict,
 )
 
-from .audit import Audit, short
-from .observer import Closing, Observer, PassSeen, Unobserved
+from .observer import Observer, PassSeen, Unobserved
+from .options import EngineOptions, EngineStatistics
+from .registry import Registry, identity
 from .sessions import Round, Session
-from .target import Logits, Run, Slot, Target
+from .target import Logits, Run, Target
 
 __all__ = ["Engine", "EngineOptions", "EngineStatistics"]
 
 Send = Callable[[Any, CloudMessage], object]
-
-
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """Limits and trade-offs of the engine."""
-
-    max_sessions: int = 64
-    max_sessions_per_device: int = 8
-    """For devices that prove who they are; the others are told apart by nothing."""
-    idle_s: float = 30.0
-    """A session silent for so long makes room when a new one needs it: a device that vanished never says goodbye, and one
-    that is still there resumes."""
-    max_rows: int = 128
-    """Rows in one pass, all sessions together."""
-    prefill_rows: int = 64
-    """Rows of prompts in a pass that also verifies rounds: a bound on how long a prompt delays everybody else."""
-    max_draft: int = 64
-    hint_confidence: float = 0.5
-    """A hint is sent when the exit is at least this sure of the whole outcome."""
-
-    def __post_init__(self) -> None:
-        if self.max_rows < self.prefill_rows + self.max_draft:
-            raise ValueError("max_rows is below prefill_rows + max_draft: a long draft would never get its rows")
-
-
-@dataclass(slots=True)
-class EngineStatistics:
-    """Counts since the start; ``*_us`` are microseconds."""
-
-    passes: int = 0
-    rows: int = 0
-    prompt_rows: int = 0
-    rounds: int = 0
-    drafted: int = 0
-    accepted: int = 0
-    committed: int = 0
-    hints: int = 0
-    hints_confirmed: int = 0
-    model_us: int = 0
-    outside_us: int = 0
-    """Scheduling, judging and answering: everything in a step but the target."""
 
 
 @dataclass(slots=True)
@@ -127,14 +86,13 @@ class Engine:
         self._options = options or EngineOptions()
         self._clock_ns = clock_ns
         self._observer = observer or Unobserved()
-        self._sessions: dict[SessionId, Session] = {}
-        self._audit = Audit()
-        self.statistics = EngineStatistics()
+        self.statistics = EngineStatistics(cache_limit_bytes=target.pages.use.limit_bytes)
+        self._registry = Registry(target, self._options, self.statistics, self._observer)
 
     @property
     def sessions(self) -> int:
-        """How many sessions are open."""
-        return len(self._sessions)
+        """How many sessions are held, parked ones included."""
+        return len(self._registry)
 
     @property
     def cache_usage(self) -> float:
@@ -156,95 +114,36 @@ class Engine:
             elif isinstance(message, Draft | Decode):
                 self._round(peer, message, arrived_us)
             elif isinstance(message, Close):
-                self._owned(peer, message.session)
-                self._close(message.session)
+                self._registry.find(peer, message.session)
+                self._registry.close(message.session)
             else:
                 raise ServerRefused(f"the engine does not take {type(message).__name__} messages.")
         except ForedraftError as error:
             session = getattr(message, "session", b"")
             retry_after_ms = error.retry_after_ms if isinstance(error, Overloaded) else 0
             self._send(peer, Failure(error.code, str(error), error.retryable, session, retry_after_ms))
-            self._observer.refused(error.code, session, _identity(peer), audited=isinstance(error, SessionUnknown))
-
-    def forget(self, peer: Hashable) -> None:
-        """Close every session of a peer that is gone."""
-        for identifier in [key for key, session in self._sessions.items() if session.peer == peer]:
-            self._close(identifier, "gone")
+            self._observer.refused(error.code, session, identity(peer), audited=isinstance(error, SessionUnknown))
 
     def give_up(self, peer: Hashable, identifier: SessionId) -> None:
         """Stop working for a session whose answers its peer does not read; it is there still when the device asks again."""
-        session = self._sessions.get(identifier)
-        if session is not None and session.peer == peer:
-            session.give_up()
+        self._registry.give_up(peer, identifier)
 
     def forget_device(self, identity: str) -> None:
         """Close every session of a device that is no longer let in."""
-        for identifier in [key for key, session in self._sessions.items() if session.owner == identity]:
-            self._close(identifier, "revoked")
-
-    def _owned(self, peer: Hashable, identifier: SessionId) -> Session | None:
-        """The session of that name, if there is one.
-
-        Raises:
-            SessionUnknown: it is another device's. Sessions belong to the key that opened them.
-        """
-        session = self._sessions.get(identifier)
-        if session is not None and session.owner != _identity(peer):
-            self._audit.refused("another device's session", key=short(_identity(peer)), session=identifier.hex()[:8])
-            raise SessionUnknown("this device has no such session; open one of its own.")
-        return session
+        self._registry.close_all(lambda session: session.owner == identity, "revoked")
 
     def _open(self, peer: Hashable, message: Open | Resume, arrived_us: int) -> None:
-        held = self._owned(peer, message.session)
+        held = self._registry.find(peer, message.session)
         if held is not None and message.epoch <= held.ledger.epoch:
             held.peer = peer  # a repeat of what is already done
             return
         self._check(message)
         if held is None:
-            session = Session(message, peer, self._slot(_identity(peer)))
-            session.owner = _identity(peer)
-            session.heard_us = arrived_us
-            self._sessions[message.session] = session
+            session = self._registry.open(message, peer, arrived_us)
             self._observer.opened(session, "open" if isinstance(message, Open) else "prefill")
             return
-        # Resumed while we still hold it: keep the part of the cache that agrees with the device's text.
-        session = Session(message, peer, held.slot)
-        session.owner = held.owner
-        session.heard_us = arrived_us
-        common = 0
-        for ours, theirs in zip(held.ledger.tokens, session.ledger.tokens, strict=False):
-            if ours != theirs:
-                break
-            common += 1
-        self._target.keep(held.slot, min(common, held.slot.length, session.ledger.length - 1))
-        self._sessions[message.session] = session
+        session = self._registry.resume(held, message, peer, arrived_us)
         self._observer.opened(session, "cache" if held.slot.length else "prefill")
-
-    def _slot(self, owner: str) -> Slot:
-        """A slot for a new session, if need be that of the one silent longest."""
-        candidates = list(self._sessions.values())
-        try:
-            own = [session for session in candidates if session.owner == owner]
-            if owner and len(own) >= self._options.max_sessions_per_device:
-                candidates = own
-                raise Overloaded(
-                    f"this device holds its {self._options.max_sessions_per_device} sessions; finish one of them first.",
-                    retry_after_ms=1000,
-                )
-            if len(self._sessions) >= self._options.max_sessions:
-                raise Overloaded(
-                    f"the server holds its {self._options.max_sessions} sessions; try again in a while, "
-                    "or use another server.",
-                    retry_after_ms=1000,
-                )
-            return self._target.open()
-        except Overloaded:
-            idle = [session for session in candidates if session.round is None]
-            silent = min(idle, key=lambda session: session.heard_us, default=None)
-            if silent is None or self._clock_ns() / 1e3 - silent.heard_us < self._options.idle_s * 1e6:
-                raise
-            self._close(silent.ledger.session, "evicted")
-            return self._slot(owner)
 
     def _check(self, message: Open | Resume) -> None:
         tokens = message.prompt if isinstance(message, Open) else message.tokens
@@ -266,7 +165,7 @@ class Engine:
             )
 
     def _round(self, peer: Hashable, message: Draft | Decode, arrived_us: int) -> None:
-        session = self._owned(peer, message.session)
+        session = self._registry.find(peer, message.session)
         if session is None or message.epoch > session.ledger.epoch:  # in the latter case a Resume was lost
             self._send(peer, NeedResume(message.session, message.epoch))
             return
@@ -277,23 +176,17 @@ class Engine:
                 )
             if any(token >= self._target.vocabulary for token in message.tokens):
                 raise UsageError(f"a drafted token is outside the target's vocabulary of {self._target.vocabulary}.")
-        session.peer = peer
-        session.heard_us = arrived_us
+        self._registry.hear(session, peer, arrived_us)
         self._observer.heard(session, message)
         for answer in session.receive(message, arrived_us):
             self._send(peer, answer)
-
-    def _close(self, identifier: SessionId, why: Closing = "closed") -> None:
-        session = self._sessions.pop(identifier, None)
-        if session is not None:
-            self._observer.closed(session, why)
-            self._target.release(session.slot)
 
     # --- one pass
 
     def step(self) -> bool:
         """Do one pass; ``False`` if nobody waits for one."""
         seen = PassSeen(self._clock_ns())
+        self._registry.sweep(seen.begun_ns / 1000)
         batch = self._schedule(seen)
         if not batch:
             return False
@@ -303,25 +196,44 @@ class Engine:
         self.statistics.passes += 1
         self.statistics.model_us += seen.model_ns // 1000
         self.statistics.outside_us += (seen.ended_ns - seen.begun_ns - seen.model_ns) // 1000
+        use = self._target.pages.use
+        self.statistics.cache_used_bytes = use.used_bytes
+        self.statistics.parked = sum(session.parked for session in self._registry)
         self._observer.passed(seen)
         return True
 
     def _schedule(self, seen: PassSeen) -> list[_Scheduled]:
         """Rounds and pieces of unread prompts, those who waited longest first, as far as the rows reach."""
         waiting: list[tuple[Session, bool]] = []
-        for session in sorted(self._sessions.values(), key=lambda session: session.served):
+        for session in sorted(self._registry, key=lambda session: session.served):
+            if not session.wanted:
+                continue
+            if session.unread > 1:
+                self._registry.adopt(session)
             verifies = session.round is not None and session.unread <= self._options.prefill_rows
             if verifies or session.unread > 1:
                 waiting.append((session, verifies))
         batch: list[_Scheduled] = []
+        chosen: set[Session] = set()
+        being_read: set[bytes | None] = set()
         rows = self._options.max_rows
         prompt_rows = self._options.prefill_rows if any(verifies for _, verifies in waiting) else rows
         for session, verifies in waiting:  # the first of them always gets rows, so nobody starves
+            page = self._target.pages.next_page(session.slot, session.ledger.tokens)
+            if page is not None and page in being_read:
+                continue  # somebody reads the same in this pass: the next one finds it in the cache
             run = session.round_run() if verifies else session.prompt_run(min(rows, prompt_rows))
-            if 0 < len(run.tokens) <= rows:
-                rows -= len(run.tokens)
-                prompt_rows -= 0 if verifies else len(run.tokens)
-                batch.append(_Scheduled(session, run, verifies))
+            if not 0 < len(run.tokens) <= rows:
+                continue
+            if not self._registry.make_room(session, session.slot.length + len(run.tokens), chosen):
+                continue
+            rows -= len(run.tokens)
+            prompt_rows -= 0 if verifies else len(run.tokens)
+            batch.append(_Scheduled(session, run, verifies))
+            chosen.add(session)
+            being_read.add(page)
+            self.statistics.rebuilds += session.evicted
+            session.evicted = False
         seen.waiting = len(waiting) - len(batch)
         seen.rows = sum(len(entry.run.tokens) for entry in batch)
         return batch
@@ -406,8 +318,3 @@ class Engine:
         self.statistics.hints_confirmed += sum(
             (hint.accepted, hint.token) == (first.accepted, first.token) for hint in entry.hints
         )
-
-
-def _identity(peer: Hashable) -> str:
-    """Who authentication says a peer is; empty where nobody asks."""
-    return str(getattr(peer, "identity", ""))

@@ -20,9 +20,9 @@ __all__ = ["Closing", "Observer", "Opening", "PassSeen", "Share", "Together", "U
 Opening: TypeAlias = Literal["open", "cache", "prefill"]
 """``open``: a new text. ``cache``: a text taken up again whose keys and values were still held. ``prefill``: one that has
 to be read again."""
-Closing: TypeAlias = Literal["closed", "gone", "revoked", "evicted"]
-"""``closed``: the device said so. ``gone``: it vanished. ``revoked``: it is not let in any more. ``evicted``: its room was
-needed."""
+Closing: TypeAlias = Literal["closed", "revoked", "evicted", "expired"]
+"""``closed``: the device said so. ``revoked``: it is not let in any more. ``evicted``: its room was needed. ``expired``: it was
+silent for too long."""
 
 
 class Share(Protocol):

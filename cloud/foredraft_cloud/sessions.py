@@ -90,6 +90,12 @@ class Session:
         self._dropped_round = 0
         self.heard_us = 0
         """When its device last said something about it."""
+        self.admitted = 0
+        """Which one it was to be opened here, counted from the start."""
+        self.parked = False
+        """Nobody is at the other end, as far as is known."""
+        self.evicted = False
+        """Its room in the cache was given to others; it is read again when a round of it comes."""
         self.served = 0
         """When the engine last gave this session rows, as a count of passes: who waited longest goes first."""
 
@@ -153,6 +159,11 @@ class Session:
         """The text is complete: nothing can be committed any more."""
         last = self.ledger.length - 1
         return last >= self.prompt_length and bool(self._finish(self.ledger.tokens[last], last))
+
+    @property
+    def wanted(self) -> bool:
+        """Somebody waits for it: a round, or the first one that will follow its prompt."""
+        return self.round is not None or not (self.parked or self.evicted)
 
     @property
     def unread(self) -> int:

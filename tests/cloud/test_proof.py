@@ -36,13 +36,23 @@ def test_company_that_changes_a_row_leaves_nothing() -> None:
     assert prove_rows([lambda rows: rows - rows.mean()], 8, CANDIDATE_ROWS) == ()
 
 
-def test_full_target_is_overloaded_until_a_slot_is_released() -> None:
-    target = load_target(tiny_model("llama"), dtype="float32", slots=1)
-    slot = target.open()
-    with pytest.raises(Overloaded, match="slots"):
-        target.open()
-    target.release(slot)
-    assert target.open().length == 0
+def test_a_full_cache_is_overloaded_until_a_slot_is_released() -> None:
+    target = load_target(tiny_model("llama"), dtype="float32", context=64, slots=1)
+    first, second = target.open(), target.open()
+    target.verify([Run(first, (1, 2, 3), 0)], exits=False).step()
+    with pytest.raises(Overloaded, match="cache-mib"):
+        target.verify([Run(second, (1,), 0)])
+    target.release(first)
+    target.verify([Run(second, (1,), 0)], exits=False).step()
+    assert second.length == 1
+
+
+def test_a_cache_too_small_for_anything_is_a_usage_error_and_a_small_one_bounds_the_context() -> None:
+    with pytest.raises(UsageError, match="at least"):
+        load_target(tiny_model("llama"), dtype="float32", cache_bytes=1000)
+    page = load_target(tiny_model("llama"), dtype="float32", slots=1).pages.page_bytes
+    target = load_target(tiny_model("llama"), dtype="float32", cache_bytes=3 * page + 1)
+    assert (target.context, target.pages.use.limit_bytes) == (192, 3 * page)
 
 
 def test_wrong_exits_and_dtype_are_usage_errors() -> None:

@@ -358,7 +358,7 @@ for commit in loop.run():
 
 
 def test_a_client_that_is_killed_harms_nobody(tokenizer: Tokenizer, served: Callable[..., Any]):
-    with served(SlowToyTarget(0.02, slots=2)) as service, client(service.address, tokenizer) as device:
+    with served(SlowToyTarget(0.02)) as service, client(service.address, tokenizer) as device:
         stream = device.stream(PROMPT, max_tokens=60, stop_tokens=())
         written = [next(stream).token]
         killed = subprocess.Popen(
