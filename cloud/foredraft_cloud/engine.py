@@ -95,9 +95,15 @@ class Engine:
         return len(self._registry)
 
     @property
+    def active(self) -> int:
+        """How many of them are not parked, as of the latest step; from any thread."""
+        return max(0, len(self._registry) - self.statistics.parked)
+
+    @property
     def cache_usage(self) -> float:
         """Share of the cache that sessions have taken, from 0 to 1."""
-        return min(1.0, len(self._sessions) / self._options.max_sessions)
+        use = self._target.pages.use
+        return use.held / use.pages
 
     # --- what devices say
 
@@ -187,6 +193,7 @@ class Engine:
         """Do one pass; ``False`` if nobody waits for one."""
         seen = PassSeen(self._clock_ns())
         self._registry.sweep(seen.begun_ns / 1000)
+        self.statistics.parked = sum(session.parked for session in self._registry)
         batch = self._schedule(seen)
         if not batch:
             return False
@@ -196,9 +203,7 @@ class Engine:
         self.statistics.passes += 1
         self.statistics.model_us += seen.model_ns // 1000
         self.statistics.outside_us += (seen.ended_ns - seen.begun_ns - seen.model_ns) // 1000
-        use = self._target.pages.use
-        self.statistics.cache_used_bytes = use.used_bytes
-        self.statistics.parked = sum(session.parked for session in self._registry)
+        self.statistics.cache_used_bytes = self._target.pages.use.used_bytes
         self._observer.passed(seen)
         return True
 

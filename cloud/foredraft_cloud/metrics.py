@@ -24,7 +24,7 @@ __all__ = ["PREFIX", "ServerCollector", "registry_of"]
 
 PREFIX = "foredraft:"
 _RESUMES: tuple[Opening, ...] = ("cache", "prefill")
-_CLOSINGS: tuple[Closing, ...] = ("closed", "gone", "revoked", "evicted")
+_CLOSINGS: tuple[Closing, ...] = ("closed", "revoked", "evicted", "expired")
 _STATES = ("ready", "draining", "failed")
 
 

@@ -244,7 +244,7 @@ class Server:
             return False
         now = time.monotonic()
         idle = self._model_rests and not self._inbox and not self._outbox
-        return now > self._drained_by or (idle and (self._engine.sessions == 0 or now > self._worked_at + QUIET_S))
+        return now > self._drained_by or (idle and (self._engine.active == 0 or now > self._worked_at + QUIET_S))
 
     def _take(self, peer: Peer, message: EdgeMessage) -> None:
         passes = self._turnstile.passes(peer, message)

@@ -266,10 +266,10 @@ def test_the_journal_names_session_and_device_once_and_never_a_token():
         bench.open(1, (41, 42, 43))
         for _ in range(3):
             bench.open(2)
-        bench.engine.forget("peer")
+        bench.engine.forget_device("")
     refusals = [line for line in lines if line["event"] == "refused"]
     assert [(line["code"], line["session"]) for line in refusals] == [("overloaded", "00000000")]
-    assert [line["why"] for line in lines if line["event"] == "session closed"] == ["gone"]
+    assert [line["why"] for line in lines if line["event"] == "session closed"] == ["revoked"]
     assert not any("42" in str(value) for line in lines for value in line.values())
 
 

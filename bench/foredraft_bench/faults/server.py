@@ -19,11 +19,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import cast
 
 from foredraft_bench.tethered import tie
 from foredraft_bench.toy import VOCABULARY
-from foredraft_cloud.target import Run, Target
+from foredraft_cloud.target import Run
 from foredraft_cloud.toy import ToyPass, ToyTarget
 
 __all__ = ["HOLD_ENVIRONMENT", "TOKENIZER", "TOY", "main"]
@@ -39,8 +38,8 @@ HOLD_ENVIRONMENT = "FOREDRAFT_FAULTS_HOLD_S"
 class TimedToyTarget(ToyTarget):
     """A toy whose pass takes a while, so that something can happen in the middle of a text."""
 
-    def __init__(self, pass_s: float, slots: int) -> None:
-        super().__init__(vocabulary=VOCABULARY, slots=slots)
+    def __init__(self, pass_s: float) -> None:
+        super().__init__(vocabulary=VOCABULARY)
         self._pass_s = pass_s
 
     def verify(self, batch: Sequence[Run], *, exits: bool = True) -> ToyPass:
@@ -72,7 +71,7 @@ def _serve_toy(arguments: Sequence[str]) -> int:
     wanted = parser.parse_args(arguments)
     listener = ZmqListener(wanted.bind)
     server = Server(
-        cast("Target", TimedToyTarget(wanted.pass_ms / 1000, wanted.max_sessions)),  # its slots are of its own kind
+        TimedToyTarget(wanted.pass_ms / 1000),
         listener,
         model=TOKENIZER,
         fingerprint=open_model(TOKENIZER, offline=True).tokenizer.fingerprint,
