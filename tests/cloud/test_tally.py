@@ -177,15 +177,15 @@ def test_a_text_that_began_elsewhere_has_no_first_token_here():
     assert sum(bench.tally.between_tokens.counts) == 1
 
 
-def test_who_is_silent_too_long_is_evicted_and_who_leaves_early_aborts():
-    bench = Bench(EngineOptions(max_sessions=1, idle_s=1.0))
+def test_who_is_silent_too_long_is_dropped_and_who_leaves_early_aborts():
+    bench = Bench(EngineOptions(max_sessions=1, idle_s=1.0, park_s=1.5))
     bench.open(1)
     bench.run()
     bench.wait(2000)
     second = bench.open(2)
     bench.run(Close(second.session))
     found = values(bench)
-    assert found["foredraft:sessions_closed_total{'why': 'evicted'}"] == 1
+    assert found["foredraft:sessions_closed_total{'why': 'expired'}"] == 1
     assert found["foredraft:request_success_total{'finished_reason': 'abort'}"] == 1
 
 
