@@ -36,6 +36,7 @@ from foredraft_shared.messages import (
     Open,
     Position,
     Resume,
+    SessionId,
     TokenId,
     Verdict,
 )

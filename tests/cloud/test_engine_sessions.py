@@ -92,14 +92,15 @@ def test_close_in_the_middle_frees_the_slot(steps):
     assert not any(isinstance(message, Failure) for message in cloud.run())
 
 
-def test_sessions_of_a_peer_that_is_gone_are_parked_and_wait_for_it():
+def test_a_session_whose_peer_is_gone_is_parked_and_waits_for_it():
     truth = continuation(PROMPT, GREEDY, 9)
     cloud = opened()
     cloud.hear(Open(TWO, PROMPT), peer="other")
     cloud.hear(decode(PROMPT, 9))
     cloud.hear(decode(PROMPT, 2, session=TWO), peer="other")
     cloud.engine.step()
-    cloud.engine.park("device")
+    cloud.engine.give_up("device", ONE)
+    cloud.engine.give_up("device", TWO)  # which is not its own: nothing happens
     assert [message.session for message in cloud.run() if isinstance(message, Verdict)] == [ONE, TWO, TWO]
     assert (cloud.engine.sessions, cloud.engine.statistics.parked) == (2, 1)
     cloud.hear(decode(PROMPT, 9, number=2), peer="device, again")
