@@ -227,13 +227,14 @@ class World:
             clock_ns=self.now_ns,
             deadline_ns=deadline_ns,
         )
-        return Writer(self, loop, ledger, records)
+        return Writer(self, link, loop, ledger, records)
 
 
 class Writer:
     """One text of one device."""
 
-    def __init__(self, world: World, loop: RoundLoop, ledger: Ledger, records: list[RoundRecord]) -> None:
+    def __init__(self, world: World, link: Link, loop: RoundLoop, ledger: Ledger, records: list[RoundRecord]) -> None:
+        self.link = link
         self.loop = loop
         self.ledger = ledger
         self.records = records

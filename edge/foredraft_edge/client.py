@@ -31,9 +31,10 @@ from foredraft_shared.models import Tokenizer, open_model
 from foredraft_shared.traces import RoundRecord
 from foredraft_shared.transports.base import Transport
 
+from .conversation import OnDisconnect
 from .drafters.base import Drafter
 from .link import Link
-from .loop import Commit, LoopOptions, OnDisconnect, RoundLoop
+from .loop import Commit, LoopOptions, RoundLoop
 from .planner import AdaptivePlanner, FixedPlanner, Planner
 from .saved import SavedText, SessionFile, load_text
 from .stream import Generation, TokenStream, standing, write_alone

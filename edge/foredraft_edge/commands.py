@@ -15,7 +15,8 @@ from foredraft_shared.messages import SamplingParams
 from foredraft_shared.traces import TraceWriter
 
 from .client import Client, Prompt, RequestMode
-from .loop import LoopOptions, OnDisconnect
+from .conversation import OnDisconnect
+from .loop import LoopOptions
 from .screen import STYLES, Screen, statistics_lines
 from .stream import TokenStream
 

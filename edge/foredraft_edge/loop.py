@@ -14,24 +14,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
 
 from foredraft_shared.errors import DeadlineMissed, Diverged, ForedraftError, LinkLost, Overloaded, StaleVerdict
 from foredraft_shared.ledger import Ledger
 from foredraft_shared.messages import (
-    Close,
-    Decode,
     Draft,
     Failure,
     FinishReason,
     GoAway,
     Hint,
     NeedResume,
-    Open,
     Position,
-    Resume,
     Resync,
     SamplingParams,
     TokenId,
@@ -40,22 +34,18 @@ from foredraft_shared.messages import (
 from foredraft_shared.traces import RoundRecord
 
 from .accounts import Accounts, Flight, LoopStatistics
+from .conversation import Conversation, Journal, OnDisconnect, Request
 from .drafters.base import Drafter
 from .link import Link, error_from
 from .path import Path
 from .planner import Plan, Planner
 from .provisional import Provisional
-from .watch import SessionState, Watch
+from .watch import SessionState
 
-__all__ = ["Commit", "Journal", "LoopOptions", "LoopStatistics", "OnDisconnect", "RoundLoop"]
-
-OnDisconnect: TypeAlias = Literal["wait", "edge", "fail"]
-"""When the server is gone: ``wait`` for it, go on alone on the ``edge`` until it is back, or ``fail`` at once."""
+__all__ = ["Commit", "LoopOptions", "LoopStatistics", "RoundLoop"]
 
 _READING_MS = 20.0
 """The drafter reads a long text in pieces of about this: between them the loop looks at the link."""
-_STALLED_TIMEOUTS = 10
-"""A server that answers pings but no rounds is waited for so many times longer than one that is silent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +80,6 @@ class Commit:
     """Where another token had been handed out provisionally; what followed the first of these is void."""
 
 
-class Journal(Protocol):
-    """What remembers a text beyond the life of this process. Called before the caller sees what it is told."""
-
-    def committed(self, tokens: Sequence[TokenId], finish: FinishReason) -> None:
-        """These tokens have become final."""
-
-    def epoch(self, epoch: int) -> None:
-        """The text is in this epoch now."""
-
-
 class RoundLoop:
     """One text, written by a drafter here and a target behind ``link``.
 
@@ -131,32 +111,39 @@ class RoundLoop:
         journal: Journal | None = None,
         deadline_ns: int | None = None,
     ) -> None:
-        self._link = link
+        self._where = link.where
         self._ledger = ledger
         self._planner = planner
-        self._params = params
         self._stop_tokens = frozenset(stop_tokens)
-        self._max_tokens = max_tokens
         self._limit: Position = ledger.prompt_length + max_tokens
         self._max_draft = max_draft
         self._options = options or LoopOptions()
         self._clock_ns = clock_ns
         self._path = Path(drafter, params, self._stop_tokens, clock_ns) if drafter is not None else None
         self._accounts = Accounts(ledger.session.hex()[:8], planner, observe, clock_ns, epoch_ns)
-        self._flights: dict[int, Flight] = {}
-        self._cold_at: Position = ledger.length
-        """A round that begins here waits until the server has read the text."""
         self._heard = False
         """Whether the last look at the link found a message."""
-        self._watch = Watch(clock_ns())
         self._provisional = Provisional()
-        self._refusal: ForedraftError | None = None
-        """Why the server did not want the text when it was last asked."""
-        self._nonce = 0
-        self._journal = journal
         self._deadline_ns = deadline_ns
         self._step_deadline_ns: int | None = None
         self._step_until: Position = 0
+        options = self._options
+        self._conversation = Conversation(
+            link,
+            ledger,
+            Request(
+                params,
+                max_tokens,
+                tuple(sorted(self._stop_tokens)),
+                hints=options.hints and options.ahead and self._path is not None,
+            ),
+            self._accounts,
+            planner.measured,
+            options.on_disconnect,
+            options.timeout_s,
+            clock_ns,
+            journal,
+        )
         self.finish: FinishReason = ""
         self.plan = Plan("speculate", "nothing decided yet")
         """The planner's latest decision."""
@@ -173,7 +160,7 @@ class RoundLoop:
 
     @property
     def state(self) -> SessionState:
-        return self._watch.state
+        return self._conversation.watch.state
 
     def step(self, until: Position, deadline_ns: int | None) -> None:
         """The caller wants the text up to ``until`` by ``deadline_ns``: then :meth:`run` yields an empty commit.
@@ -194,7 +181,9 @@ class RoundLoop:
             ModelChanged: the server came back with another model.
             ServerRefused: the server does not serve this request, and says why.
         """
-        self._open()
+        if self._path is not None:
+            self._path.begin(self._ledger.tokens)
+        self._conversation.open()
         try:
             while not self.finish:
                 if self._late(self._clock_ns()):
@@ -202,7 +191,7 @@ class RoundLoop:
                     continue
                 if self._alone:
                     yield from self._tell()
-                if not self._ledger.in_flight and self._watch.state is not SessionState.EDGE_ONLY:
+                if not self._ledger.in_flight and self._conversation.watch.state is not SessionState.EDGE_ONLY:
                     self._decide()
                 if self._wants_reading():
                     self._read()
@@ -215,23 +204,21 @@ class RoundLoop:
                 if commit is not None:
                     yield from self._hand_out(commit)
         finally:
-            self._watch.close()
-            with suppress(LinkLost):  # nobody there: the server forgets the session by itself
-                self._link.send(Close(self._ledger.session, self._ledger.epoch))
+            self._conversation.close()
 
     def _hand_out(self, commit: Commit) -> Generator[Commit, None, None]:
         paused_ns = self._clock_ns()
         yield commit
         elapsed_ns = self._clock_ns() - paused_ns
         self._accounts.excuse(elapsed_ns)
-        self._watch.excuse(elapsed_ns)
+        self._conversation.watch.excuse(elapsed_ns)
 
     # --- alone, and in a hurry
 
     @property
     def _alone(self) -> bool:
         """No verdict can be counted on, and the caller wants the draft model to go on."""
-        return self._watch.alone and self._options.on_disconnect == "edge" and self._path is not None
+        return self._conversation.watch.alone and self._options.on_disconnect == "edge" and self._path is not None
 
     def _tell(self) -> Generator[Commit, None, None]:
         """Hand out what the path holds behind the committed text, unverified."""
@@ -270,7 +257,7 @@ class RoundLoop:
         self.finish = "deadline"
         if not ledger.written and not self._provisional:
             raise DeadlineMissed(
-                f"nothing had been written when the deadline passed ({self._link.where} is {self.state}); allow more time, "
+                f"nothing had been written when the deadline passed ({self._where} is {self.state}); allow more time, "
                 "or let the draft model answer alone (on_disconnect='edge')."
             )
 
@@ -298,7 +285,8 @@ class RoundLoop:
         if self.plan.mode == "cloud":
             left = self._limit - ledger.length
             request = ledger.request(min(left, self.plan.tokens or left))
-            self._dispatch(self._accounts.begin(request, self.plan, reads_prompt=ledger.length == self._cold_at))
+            reads_prompt = ledger.length == self._conversation.cold_at
+            self._conversation.dispatch(self._accounts.begin(request, self.plan, reads_prompt=reads_prompt))
             if path is not None and self.plan.tokens is not None:
                 path.reset(ledger.tokens)  # speculation is to follow: the drafter reads meanwhile
             return
@@ -358,9 +346,9 @@ class RoundLoop:
     def _send_ready(self) -> None:
         path = self._speculating
         in_flight = self._ledger.in_flight
-        if path is None or path.start >= self._limit or self._watch.state is SessionState.EDGE_ONLY:
+        if path is None or path.start >= self._limit or self._conversation.watch.state is SessionState.EDGE_ONLY:
             return
-        if self._watch.alone:  # it is back, perhaps: one round shows, with whatever there is
+        if self._conversation.watch.alone:  # it is back, perhaps: one round shows, with whatever there is
             if not in_flight and path.start == self._ledger.length:
                 self._send_draft(path)
             return
@@ -379,8 +367,10 @@ class RoundLoop:
 
     def _assumption(self, path: Path) -> float:
         """Probability that the text which the next draft builds on will be committed."""
-        probabilities = [probability for flight in self._flights.values() for probability in flight.probabilities]
-        guesses = [flight.guess_probability for flight in self._flights.values()]
+        probabilities = [
+            probability for flight in self._conversation.flights.values() for probability in flight.probabilities
+        ]
+        guesses = [flight.guess_probability for flight in self._conversation.flights.values()]
         known = [guess for guess in (*guesses, path.guess_probability) if guess is not None]
         return self._planner.survival([*probabilities, *known])
 
@@ -395,57 +385,39 @@ class RoundLoop:
             self.plan,
             probabilities=probabilities,
             guess_probability=guess if assuming else None,
-            reads_prompt=draft.base == self._cold_at,
+            reads_prompt=draft.base == self._conversation.cold_at,
         )
         flight.record.chained = bool(assuming)
         if began_ns is not None:
             self._accounts.drafting(flight, began_ns, ended_ns, drafting_ns)
         self.statistics.chained += bool(assuming)
-        self._dispatch(flight)
-
-    def _dispatch(self, flight: Flight) -> None:
-        self._flights[flight.request.round] = flight
-        measured = self._planner.measured
-        round_trip_s = measured.rtt_ms.value / 1000.0
-        self._watch.patience(4 * (round_trip_s + measured.verify_ms.value / 1000.0), 3 * round_trip_s)
-        self._watch.asked(self._clock_ns(), reads=flight.reads_prompt)
-        self._send(flight.request, flight)
-
-    def _send(self, message: Open | Resume | Draft | Decode, flight: Flight | None = None) -> None:
-        counters = self._link.transport.counters
-        before = counters.bytes_sent
-        try:
-            self._link.send(message)
-        except LinkLost:  # what is not answered is sent again
-            self._lost()
-        self._accounts.sent(flight, counters.bytes_sent - before)
+        self._conversation.dispatch(flight)
 
     # --- listening
 
     def _listen(self, *, block: bool) -> Commit | None:
         """Look at the link, or wait for it, and act on what came."""
-        counters = self._link.transport.counters
-        before = counters.bytes_received
+        conversation, watch = self._conversation, self._conversation.watch
         begun_ns = self._clock_ns()
-        patience_s = min((self._watch.next_ns() - begun_ns) / 1e9, self._time_left_ms() / 1e3)
-        message = self._link.receive(max(0.0, patience_s) if block else 0.0)
+        patience_s = min((watch.next_ns() - begun_ns) / 1e9, self._time_left_ms() / 1e3)
+        message, size = conversation.receive(max(0.0, patience_s) if block else 0.0)
         now_ns = self._clock_ns()
         if block:
             self._accounts.waited(now_ns - begun_ns)
         self._heard = message is not None
         if message is None:
-            self._silence(now_ns)
+            loss = conversation.silence(now_ns)
+            if loss is not None:
+                self._give_up(loss)
             return None
-        size = counters.bytes_received - before
-        self.statistics.bytes_down += size
-        if self._watch.heard(now_ns):
-            self._back()
+        if conversation.is_back(now_ns):
+            conversation.take_up()
         if isinstance(message, Failure):
             if message.session in (b"", self._ledger.session):
                 self._refused(error_from(message), now_ns)
         elif isinstance(message, GoAway):
-            if self._watch.state is SessionState.CONNECTING:
-                reason = f"{self._link.where} is about to stop and takes no new texts; ask again later, or elsewhere."
+            if watch.state is SessionState.CONNECTING:
+                reason = f"{self._where} is about to stop and takes no new texts; ask again later, or elsewhere."
                 self._refused(Overloaded(reason, message.retry_after_ms), now_ns)
         elif isinstance(message, Verdict | Hint | NeedResume | Resync) and message.session == self._ledger.session:
             if isinstance(message, Verdict):
@@ -466,15 +438,15 @@ class RoundLoop:
         except Diverged:
             self._start_over()  # a verdict went missing; the server repeats what it has
             return None
-        if self._journal is not None:
-            self._journal.committed(tokens, verdict.finish)
+        if self._conversation.journal is not None:
+            self._conversation.journal.committed(tokens, verdict.finish)
         revised = self._provisional.settle(before, tokens)
         self.statistics.revised += len(revised)
         self.finish = verdict.finish
-        flight = self._flights.pop(verdict.round)
+        flight = self._conversation.flights.pop(verdict.round)
         pending = {request.round: request for request in ledger.in_flight}
-        for number in [number for number in self._flights if number not in pending]:
-            self._accounts.lost(self._flights.pop(number))
+        for number in [number for number in self._conversation.flights if number not in pending]:
+            self._accounts.lost(self._conversation.flights.pop(number))
         path = self._speculating
         if path is not None and not self.finish:
             following = next((request for request in pending.values() if request.base == ledger.length), None)
@@ -487,14 +459,14 @@ class RoundLoop:
             self.statistics.discarded = path.discarded
         self._accounts.settle(flight, verdict, len(tokens), now_ns, size)
         if verdict.round in pending:
-            self._flights[verdict.round] = self._accounts.next_streamed(flight, ledger.length, self.plan)
-        self._watch.answered(now_ns, owed=bool(ledger.in_flight))
+            self._conversation.flights[verdict.round] = self._accounts.next_streamed(flight, ledger.length, self.plan)
+        self._conversation.watch.answered(now_ns, owed=bool(ledger.in_flight))
         return Commit(before, tokens, verdict.accepted, verdict.finish, revised=revised)
 
     def _hint(self, hint: Hint, size: int) -> None:
         """Turn the path if the hint contradicts it and is surer than it."""
         in_flight, path = self._ledger.in_flight, self._speculating
-        flight = self._flights.get(hint.round)
+        flight = self._conversation.flights.get(hint.round)
         if flight is None or hint.epoch != self._ledger.epoch or in_flight[0].round != hint.round:
             return
         self._accounts.hinted(flight, hint, size)
@@ -520,101 +492,30 @@ class RoundLoop:
 
     # --- when something goes wrong
 
-    def _open(self) -> None:
-        if self._path is not None:
-            self._path.begin(self._ledger.tokens)
-        ledger = self._ledger
-        if ledger.written:  # a text taken up again
-            self._send_resume()
-            return
-        prompt, stop_tokens = tuple(ledger.tokens), tuple(sorted(self._stop_tokens))
-        self._send(Open(ledger.session, prompt, self._params, self._max_tokens, stop_tokens, ledger.epoch, self._hints))
-
-    @property
-    def _hints(self) -> bool:
-        return self._options.hints and self._options.ahead and self._path is not None
-
-    def _silence(self, now_ns: int) -> None:
-        """Nothing came: see what that means by now, and act on it."""
-        for action in self._watch.tick(now_ns):
-            if action == "repeat":
-                self._repeat()
-            elif action == "reconnect":
-                self._link.reconnect()
-            else:
-                self._nonce += 1
-                with suppress(LinkLost):
-                    self._link.send_ping(self._nonce)
-        if self._watch.state is SessionState.EDGE_ONLY and self._options.on_disconnect == "fail":
-            raise self._refusal or LinkLost(self._account_of_loss("does not answer"))
-        silent_s, stalled_s = ((now_ns - since) / 1e9 for since in (self._watch.heard_ns, self._watch.answered_ns))
-        timeout_s = self._options.timeout_s
-        if self._refusal is not None:
-            if stalled_s > timeout_s and not self._alone:
-                raise self._refusal
-        elif silent_s > timeout_s:
-            self._give_up(f"has been silent for {silent_s:.0f} s")
-        elif stalled_s > _STALLED_TIMEOUTS * timeout_s:
-            self._give_up(f"answers, but has not advanced the text for {stalled_s:.0f} s")
-
-    def _give_up(self, what: str) -> None:
-        """The server is not coming back in time: end with what the edge has written alone, if that is a whole text."""
-        path = self._path
-        if self._alone and path is not None:
-            last = path.tokens[-1]
-            if len(path.tokens) >= self._limit or (path.exhausted and last in self._stop_tokens):
-                self.finish = "stop" if last in self._stop_tokens else "length"
-                return
-            if not path.exhausted:
-                return
-        raise LinkLost(self._account_of_loss(what))
-
-    def _account_of_loss(self, what: str) -> str:
-        return (
-            f"{self._link.where} {what}; {len(self._ledger.written)} tokens were written until then. "
-            "Check the server and the network, then ask again."
-        )
-
-    def _lost(self) -> None:
-        """Nothing can be sent: there is no connection."""
-        self._watch.unreachable(self._clock_ns())
-
-    def _repeat(self) -> None:
-        """Send again everything that is in flight. The server recognises what it has already."""
-        for flight in self._flights.values():
-            self.statistics.repeats += 1
-            flight.repeated = True
-            self._send(flight.request, flight)
-
-    def _back(self) -> None:
-        """The server was gone and is heard again. Is it the same one? What has no answer is asked again."""
-        self.statistics.outages += 1
-        with suppress(LinkLost):
-            self._link.hello()
-        if self._refusal is not None:
-            self._refusal = None
-            self._resume()
-        else:
-            self._repeat()
-
-    def _refused(self, error: ForedraftError, now_ns: int) -> None:
-        """The server does not want the text: try again when it says so, if the caller can wait.
+    def _give_up(self, loss: LinkLost) -> None:
+        """The server is not coming back in time: end with what the edge has written alone, if that is a whole text.
 
         Raises:
-            ForedraftError: ``error``.
+            LinkLost: ``loss``.
         """
-        patient = self._options.on_disconnect != "fail"
-        if not (patient and isinstance(error, Overloaded) and error.retry_after_ms > 0):
-            raise error
-        self._refusal = error
+        path = self._path
+        if not self._alone or path is None:
+            raise loss
+        last = path.tokens[-1]
+        if len(path.tokens) >= self._limit or (path.exhausted and last in self._stop_tokens):
+            self.finish = "stop" if last in self._stop_tokens else "length"
+        elif path.exhausted:
+            raise loss
+
+    def _refused(self, error: ForedraftError, now_ns: int) -> None:
+        self._conversation.refused(error, now_ns)
         self._start_over()
-        self._watch.refused(now_ns, error.retry_after_ms / 1000.0)
 
     def _start_over(self) -> None:
         """Give up what is in flight: what it held becomes the next draft, from the committed text on."""
         path, probabilities = self._path, self._outlook()
         self._ledger.abandon()
-        self._flights.clear()
+        self._conversation.flights.clear()
         if path is not None:
             path.absorb(self._ledger.tokens, probabilities)
 
@@ -623,7 +524,7 @@ class RoundLoop:
         path, outlook = self._path, list[float]()
         if path is None:
             return outlook
-        for flight in self._flights.values():
+        for flight in self._conversation.flights.values():
             if flight.guess_probability is not None:
                 outlook.append(flight.guess_probability)
             outlook.extend(flight.probabilities)
@@ -632,21 +533,5 @@ class RoundLoop:
         return [*outlook, *path.probabilities]
 
     def _resume(self) -> None:
-        """The server does not hold our text (any more): give it all of it, in a new epoch."""
-        self.statistics.resumes += 1
         self._start_over()
-        self._ledger.raise_epoch()
-        if self._journal is not None:
-            self._journal.epoch(self._ledger.epoch)
-        self._send_resume()
-
-    def _send_resume(self) -> None:
-        ledger = self._ledger
-        self._cold_at = ledger.length
-        tokens, stop_tokens = tuple(ledger.tokens), tuple(sorted(self._stop_tokens))
-        self._send(
-            Resume(
-                ledger.session, ledger.epoch, tokens, ledger.prompt_length, self._params, self._max_tokens,
-                stop_tokens, self._hints,
-            )
-        )  # fmt: skip
+        self._conversation.resume()

@@ -185,7 +185,7 @@ def test_law_holds_for_devices_side_by_side(texts, faults, data):
     if faults == Faults(delay_s=faults.delay_s, loud=faults.loud):
         world.clock.advance(1.0)
         for writer in writers:
-            writer.loop._link.receive(0.5)
+            writer.link.receive(0.5)
         assert world.engine.sessions == 0
 
 
