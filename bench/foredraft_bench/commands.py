@@ -7,6 +7,7 @@ import typer
 from .drafters import drafters
 from .engine import engine
 from .faults.commands import faults
+from .load.command import load
 from .networks import networks
 
 __all__ = ["bench"]
@@ -23,3 +24,4 @@ bench.command()(drafters)
 bench.command()(engine)
 bench.command()(faults)
 bench.command()(networks)
+bench.command()(load)

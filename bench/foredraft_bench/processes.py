@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 from typing_extensions import Self
 
@@ -115,6 +115,8 @@ class CloudProcess:
             )
         self.address = ""
         """Where it listens, once :meth:`wait_until_ready` has returned."""
+        self.facts: dict[str, Any] = {}
+        """All it says of itself, from then on."""
         self.ready_at = 0.0
         """When devices could connect, by ``time.monotonic``."""
 
@@ -135,7 +137,8 @@ class CloudProcess:
             if time.monotonic() > deadline:
                 raise LinkError(f"the cloud was not ready within {timeout_s:g} s; try a smaller --target.")
             time.sleep(_POLL_S)
-        self.address = json.loads(self._ready.read_text())["address"]
+        self.facts = json.loads(self._ready.read_text())
+        self.address = self.facts["address"]
         self.ready_at = time.monotonic() - (time.time() - self._ready.stat().st_mtime)
 
     def failure(self) -> ForedraftError:
