@@ -111,7 +111,7 @@ def test_an_evicted_session_is_resumed_and_ends_as_it_would_have():
     into, known = exchange(max_sessions=2, idle_s=0.0), texts(4)
     into_learn = exchange()
     learn(into_learn, known)
-    devices = write(into, known, Habits(token_s=0.001, draft_length=2), independent(0.5))
+    devices = write(into, known, Habits(token_s=0.01, draft_length=2, ahead=False), independent(0.5))
     assert sum(device.seen.resumes for device in devices) > 0
     assert all((device.seen.texts, device.seen.wrong) == (3, 0) for device in devices)
 
