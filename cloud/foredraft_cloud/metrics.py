@@ -18,6 +18,7 @@ from foredraft_shared.transports.base import Counters
 from foredraft_shared.version import version
 
 from .observer import Closing, Opening
+from .options import EngineStatistics
 from .tally import Histogram, Tally
 
 __all__ = ["PREFIX", "ServerCollector", "registry_of"]
@@ -36,6 +37,7 @@ class ServerCollector(Collector):
         dtype: of the target.
         health: the server's state.
         cache_usage: share of the cache in use, 0 to 1.
+        statistics: the engine's own counts.
         wire: what went over the token plane.
     """
 
@@ -47,6 +49,7 @@ class ServerCollector(Collector):
         dtype: str,
         health: Callable[[], str],
         cache_usage: Callable[[], float],
+        statistics: EngineStatistics,
         wire: Counters,
     ) -> None:
         self._tally = tally
@@ -54,6 +57,7 @@ class ServerCollector(Collector):
         self._dtype = dtype
         self._health = health
         self._cache_usage = cache_usage
+        self._statistics = statistics
         self._wire = wire
 
     def collect(self) -> Iterator[Metric]:
@@ -87,6 +91,13 @@ class ServerCollector(Collector):
     def _sessions(self) -> Iterator[Metric]:
         tally = self._tally
         yield self._gauge("sessions_open", "Sessions held for devices.", tally.sessions)
+        known = self._statistics
+        yield self._gauge("sessions_parked", "Sessions whose devices are silent; their texts are kept.", known.parked)
+        yield self._gauge("kv_cache_used_bytes", "Cache that sessions hold.", known.cache_used_bytes)
+        yield self._gauge("kv_cache_limit_bytes", "Cache there is; never exceeded.", known.cache_limit_bytes)
+        yield self._counter("kv_cache_evictions", "Times a session's cache was given to others.", known.evictions)
+        yield self._counter("kv_cache_rebuilds", "Of those, texts read again when they came back.", known.rebuilds)
+        yield self._counter("prefix_cache_hits", "Tokens found in the cache, not read again.", known.prefix_tokens)
         yield self._counter("sessions_opened", "New sessions.", tally.opened_by["open"])
         resumed: dict[str, float] = {kind: tally.opened_by[kind] for kind in _RESUMES}
         yield self._counters("session_resumes", "Sessions taken up again, by what it took.", "kind", resumed)

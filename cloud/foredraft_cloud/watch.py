@@ -51,6 +51,7 @@ class Watch:
             dtype=welcome.dtype,
             health=lambda: server.health,
             cache_usage=lambda: server.cache_usage,
+            statistics=server.statistics,
             wire=server.wire,
         )
         self.http.show(

@@ -72,6 +72,7 @@ def values(bench: Bench) -> dict[str, float]:
         dtype="none",
         health=lambda: "ready",
         cache_usage=lambda: bench.engine.cache_usage,
+        statistics=bench.engine.statistics,
         wire=Counters(),
     )
     found = {}
@@ -187,6 +188,21 @@ def test_who_is_silent_too_long_is_dropped_and_who_leaves_early_aborts():
     found = values(bench)
     assert found["foredraft:sessions_closed_total{'why': 'expired'}"] == 1
     assert found["foredraft:request_success_total{'finished_reason': 'abort'}"] == 1
+
+
+def test_a_silent_session_is_parked_and_the_memory_it_holds_is_told():
+    bench = Bench(EngineOptions(idle_s=1.0))
+    ledger = bench.open(1)
+    bench.run(ledger.request(1))
+    bench.wait(1500)
+    other = bench.open(2)
+    bench.run(other.request(1))
+    found = values(bench)
+    assert (found["foredraft:sessions_open"], found["foredraft:sessions_parked"]) == (2, 1)
+    assert 0 < found["foredraft:kv_cache_used_bytes"] < found["foredraft:kv_cache_limit_bytes"]
+    assert found["foredraft:kv_cache_usage_perc"] == pytest.approx(
+        found["foredraft:kv_cache_used_bytes"] / found["foredraft:kv_cache_limit_bytes"]
+    )
 
 
 def test_refusals_are_counted_by_code():

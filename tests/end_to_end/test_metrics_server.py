@@ -16,6 +16,7 @@ import real_world
 from foredraft_cloud.identity import metrics_secret
 from foredraft_cloud.metrics import ServerCollector, registry_of
 from foredraft_cloud.metrics_server import MetricsServer
+from foredraft_cloud.options import EngineStatistics
 from foredraft_cloud.tally import Tally
 from foredraft_cloud.toy import ToyTarget
 from foredraft_cloud.watch import Watch
@@ -41,7 +42,13 @@ def get(url: str, token: str = "", context: ssl.SSLContext | None = None) -> tup
 
 def shown(server: MetricsServer, status: list[str]) -> MetricsServer:
     collector = ServerCollector(
-        Tally(), model="toy", dtype="none", health=lambda: status[0], cache_usage=lambda: 0.0, wire=Counters()
+        Tally(),
+        model="toy",
+        dtype="none",
+        health=lambda: status[0],
+        cache_usage=lambda: 0.0,
+        statistics=EngineStatistics(),
+        wire=Counters(),
     )
     server.show(registry_of(collector), lambda: {"status": status[0], "model": "toy"})
     return server

@@ -61,6 +61,7 @@ class InProcess:
                 dtype=dtype,
                 health=lambda: "ready",
                 cache_usage=lambda: self._engine.cache_usage,
+                statistics=self._engine.statistics,
                 wire=Counters(),
             )
         )

@@ -107,11 +107,22 @@ def test_a_device_takes_its_time_to_draft():
     assert device.due is None
 
 
-def test_an_evicted_session_is_resumed_and_ends_as_it_would_have():
-    into, known = exchange(max_sessions=2, idle_s=0.0), texts(4)
-    into_learn = exchange()
-    learn(into_learn, known)
-    devices = write(into, known, Habits(token_s=0.01, draft_length=2, ahead=False), independent(0.5))
+class Forgetful(InProcess):
+    """Drops every session now and then."""
+
+    heard = 0
+
+    def send(self, device: int, message: Any) -> None:
+        self.heard += 1
+        if self.heard % 25 == 0:
+            self._engine.forget_device("")
+        super().send(device, message)
+
+
+def test_a_text_that_the_server_forgot_is_resumed_and_ends_as_it_would_have():
+    into, known = Forgetful(ToyTarget(vocabulary=VOCABULARY, exits=(4,)), EngineOptions()), texts(4)
+    learn(exchange(), known)
+    devices = write(into, known, Habits(draft_length=2, token_s=0.001), independent(0.5))
     assert sum(device.seen.resumes for device in devices) > 0
     assert all((device.seen.texts, device.seen.wrong) == (3, 0) for device in devices)
 
