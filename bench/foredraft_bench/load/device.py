@@ -63,6 +63,8 @@ class Habits:
     """What drafting a token takes."""
     hints: bool = False
     """Ask for hints, and do nothing with them."""
+    repeat_s: float = 5.0
+    """Silence after which what is in flight is said again."""
     pause_s: float = 0.0
     """Between a text's end and the next one's beginning."""
 
@@ -153,10 +155,11 @@ class Device:
             return None
         if self._ledger is None:
             return self._begin_at
-        ledger, block = self._ledger, self._next
-        if block is None or len(ledger.in_flight) >= self._room(block):
-            return None
-        return block.ready_at
+        block = self._next
+        again_at = self._heard_at + self._habits.repeat_s
+        if block is None or len(self._ledger.in_flight) >= self._room(block):
+            return again_at
+        return min(block.ready_at, again_at) if self._ledger.in_flight else block.ready_at
 
     def speak(self, now: float) -> Iterator[EdgeMessage]:
         """What it says at ``now``, if it is due."""
@@ -165,6 +168,9 @@ class Device:
                 yield self._open(now)
                 if self._habits.mode == "cloud":
                     yield self._ask(now)
+            elif now >= self._heard_at + self._habits.repeat_s and self._ledger.in_flight:
+                self._heard_at = now
+                yield from self._ledger.in_flight
             else:
                 yield self._send(now)
 
@@ -204,8 +210,7 @@ class Device:
         name = hashlib.blake2b(f"{self.number}/{self._begun}/{now}".encode(), digest_size=16).digest()
         self._ledger = ledger = Ledger(name, text.prompt)
         self._sent_at.clear()
-        self._opened_at = now
-        self._heard_at = 0.0
+        self._opened_at = self._heard_at = now
         self._good = True
         self._next = None
         if self._habits.mode == "speculate":
@@ -304,6 +309,7 @@ class Device:
     def _resume(self, ledger: Ledger, now: float) -> Iterator[EdgeMessage]:
         """The server does not hold the text any more: give it all of it."""
         self.seen.resumes += 1
+        self._heard_at = now
         ledger.raise_epoch()
         text = self._text
         yield Resume(

@@ -104,7 +104,7 @@ def test_a_device_takes_its_time_to_draft():
     assert [type(message) for message in device.speak(10.0)] == [Open]
     assert device.due == 11.0
     assert [type(message) for message in device.speak(11.0)] == [Draft]
-    assert device.due is None
+    assert device.due == 10.0 + Habits().repeat_s  # then it says the draft again
 
 
 class Forgetful(InProcess):
@@ -122,7 +122,7 @@ class Forgetful(InProcess):
 def test_a_text_that_the_server_forgot_is_resumed_and_ends_as_it_would_have():
     into, known = Forgetful(ToyTarget(vocabulary=VOCABULARY, exits=(4,)), EngineOptions()), texts(4)
     learn(exchange(), known)
-    devices = write(into, known, Habits(draft_length=2, token_s=0.001), independent(0.5))
+    devices = write(into, known, Habits(draft_length=2, token_s=0.001, repeat_s=0.1), independent(0.5))
     assert sum(device.seen.resumes for device in devices) > 0
     assert all((device.seen.texts, device.seen.wrong) == (3, 0) for device in devices)
 
