@@ -162,10 +162,13 @@ class _Picks:
         self._sure[row] = dice.random() < self._exit.coverage
         return RIGHT if dice.random() < self._exit.accuracy else WRONG
 
-    def confidence(self, row: int, token: TokenId) -> float:
+    def foresee(
+        self, row: int, drafted: TokenId | None, params: SamplingParams, position: Position, trust: float
+    ) -> tuple[TokenId, float]:
+        token = self.pick(row, params, position)
         if self._exit is None:
-            return 1.0
-        return self._exit.accuracy if self._sure[row] else 0.0
+            return token, 1.0
+        return token, self._exit.accuracy if self._sure[row] else 0.0
 
 
 class _Pass:

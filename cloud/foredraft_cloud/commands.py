@@ -7,7 +7,7 @@ import os
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -19,6 +19,10 @@ from .journal import configure_logs
 from .keys import data_folder
 from .listening import Listening, needs_keys
 from .watch import Watch
+
+if TYPE_CHECKING:
+    from foredraft_shared.models import Model
+    from foredraft_shared.models.artifacts import Artifact
 
 __all__ = ["serve"]
 
@@ -34,6 +38,10 @@ def serve(
     exits: Annotated[
         str | None,
         typer.Option(help="Layers that hint, such as 10,20; 'none' for none. By default those with a trained head."),
+    ] = None,
+    heads: Annotated[
+        Path | None,
+        typer.Option(help="Exit heads made by `foredraft train exits`; by default those that come with the model."),
     ] = None,
     dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
     threads: Annotated[int, typer.Option(min=1, help="Threads of the model's passes.")] = 1,
@@ -97,10 +105,12 @@ def serve(
         from .server import Server
 
         opened = open_model(model, offline=offline)
+        layers = _layers(exits)
         target = load_target(
             opened,
             dtype=dtype,
-            exits=_layers(exits) or (),
+            exits=layers,
+            heads=None if layers == () else _heads(opened, heads),
             threads=threads,
             context=context,
             slots=max_sessions,
@@ -169,6 +179,18 @@ def serve(
         watch.close()
         listening.close()
     Console(stderr=True).print(f"stopped: {server.statistics}", soft_wrap=True, highlight=False)
+
+
+def _heads(model: Model, path: Path | None) -> Artifact | None:
+    """The exit heads in ``path``, or those that come with foredraft for ``model``, if there are any."""
+    from foredraft_shared.models.artifacts import load_artifact, shipped
+
+    path = path or shipped(model, "exits")
+    if path is None:
+        return None
+    artifact = load_artifact(path, "exits")
+    artifact.check(model)
+    return artifact
 
 
 def _layers(text: str | None) -> tuple[int, ...] | None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from foredraft_shared.errors import UsageError
+from foredraft_shared.models.artifacts import Artifact
 from foredraft_shared.models.config import ModelConfig
 
 from .attention import Piece, Plan, attend, cut, plan
@@ -25,7 +26,8 @@ from .memory import suggested_cache_bytes
 from .pages import PagedTarget
 from .proof import Shapes, prove
 from .target import ExitView, Logits, Run
-from .transformer import Transformer, Weights
+from .trained_heads import TrainedHead, layers_of, trained_heads
+from .transformer import Layer, Transformer, Weights
 
 __all__ = ["DecoderPass", "DecoderTarget", "LoadedModel", "load_target"]
 
@@ -64,14 +66,10 @@ class DecoderPass:
         if not self._exits:
             raise RuntimeError("the pass is already at full depth")
         transformer = self._target.transformer
-        cache = self._target.cache
         layer = self._exits.pop(0)
         for block in self._blocks:
-            hidden = block.hidden
             for index in range(self._layer, layer):
-                weights = transformer.layers[index]
-                attended = attend(block.plan, cache.rows[index], *transformer.project(weights, hidden, block.turns))
-                hidden = transformer.finish(weights, hidden, attended)
+                self._through(block, index, transformer.layers[index], block.hidden)
         self._layer = layer
         final = not self._exits
         logits = self._look(layer, [final or wanted is None or wanted[index] for index in range(len(self._batch))])
@@ -80,6 +78,13 @@ class DecoderPass:
                 self._target.pages.extend(run.slot, run.tokens)
             self._blocks.clear()
         return ExitView(layer, final, logits)
+
+    def _through(self, block: _Block, index: int, weights: Layer, hidden: Tensor) -> Tensor:
+        """``hidden`` after a layer that reads and writes the cache as layer ``index`` does; changed in place."""
+        transformer = self._target.transformer
+        rows = self._target.cache.rows[index]
+        attended = attend(block.plan, rows, *transformer.project(weights, hidden, block.turns))
+        return transformer.finish(weights, hidden, attended)
 
     def _lay_out(self) -> None:
         """Cut the runs into blocks."""
@@ -134,13 +139,18 @@ class DecoderPass:
         offsets = [0, *accumulate(block.hidden.shape[0] for block in self._blocks)]
         asked = [scored if want else [] for scored, want in zip(self._scored, wanted, strict=True)]
         rows = [offsets[block] + row for scored in asked for block, row in scored]
-        hidden = self._blocks[0].hidden if len(self._blocks) == 1 else torch.cat([b.hidden for b in self._blocks])
+        head = target.heads[layer]
+        states = [block.hidden for block in self._blocks]
+        if head.layer is not None and rows:
+            # What it writes into the cache is what the trunk's layer will write there a moment later: they share k and v.
+            states = [self._through(block, layer, head.layer, block.hidden.clone()) for block in self._blocks]
+        hidden = states[0] if len(states) == 1 else torch.cat(states)
         seen: list[tuple[Logits, int]] = []
         most = target.ladder[-1]
         for start in range(0, len(rows), most):
             some = rows[start : start + most]
             padded = some + some[:1] * (target.rung(len(some)) - len(some))
-            logits = target.heads[layer](hidden.index_select(0, torch.tensor(padded)))
+            logits = head(hidden.index_select(0, torch.tensor(padded)))
             seen.extend((logits, row) for row in range(len(some)))
         ends = [0, *accumulate(map(len, asked))]
         return tuple(RunLogits(seen[start:end]) if end > start else None for start, end in pairwise(ends))
@@ -218,8 +228,8 @@ def load_target(
     model: LoadedModel,
     *,
     dtype: str = "bfloat16",
-    exits: Sequence[int] = (),
-    heads: Mapping[int, ExitHead] | None = None,
+    exits: Sequence[int] | None = (),
+    heads: Artifact | None = None,
     context: int | None = None,
     slots: int = 16,
     cache_bytes: int | None = None,
@@ -229,6 +239,8 @@ def load_target(
 
     Args:
         dtype: ``float32`` or ``bfloat16``.
+        exits: layers that hint; ``None`` for all that ``heads`` has a head for.
+        heads: trained exit heads; a layer without one hints by the target's own head, uncalibrated.
         context: most tokens of a session; the model's own by default, at most 8192.
         slots: sessions of that length the cache has room for, as far as a quarter of the memory reaches.
         cache_bytes: the hard limit on the cache, in place of ``slots``.
@@ -243,9 +255,14 @@ def load_target(
     context = min(context or min(config.context, 8192), config.context)
     with torch.inference_mode():
         transformer = Transformer(config, model.weights, kinds[dtype], context)
+        chosen = () if exits is None else tuple(exits)
+        trained: dict[int, TrainedHead] = {}
+        if heads is not None:
+            chosen = layers_of(heads) if exits is None else chosen
+            trained = trained_heads(heads, transformer, model.weights, chosen)
     if cache_bytes is None:
         session = -(-context // PAGE_TOKENS) * PAGE_TOKENS * bytes_per_token(config, kinds[dtype])
         cache_bytes = suggested_cache_bytes(slots * session, session)
     return DecoderTarget(
-        transformer, exits=exits, heads=heads, context=context, cache_bytes=cache_bytes, shapes=prove(transformer)
+        transformer, exits=chosen, heads=trained, context=context, cache_bytes=cache_bytes, shapes=prove(transformer)
     )

@@ -279,12 +279,14 @@ class Engine:
         session = entry.session
         assert session.round is not None
         known = session.ledger.length
+        drafted = entry.run.tokens[len(entry.run.tokens) - entry.run.scored + 1 :]
         sure = 1.0
 
         def picked(row: int, position: int) -> int:
             nonlocal sure
-            token = logits.pick(row, session.sampling, position)
-            sure *= logits.confidence(row, token)
+            offered = drafted[row] if row < len(drafted) else None
+            token, confidence = logits.foresee(row, offered, session.sampling, position, session.trust)
+            sure *= confidence
             return token
 
         expected = session.hint(picked)

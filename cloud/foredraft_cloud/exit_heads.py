@@ -12,7 +12,7 @@ from foredraft_shared.messages import Position, SamplingParams, TokenId
 
 from . import sampling
 from .target import Logits
-from .transformer import Transformer
+from .transformer import Layer, Transformer
 
 __all__ = ["ExitHead", "FullLogits", "RunLogits", "UntrainedHead"]
 
@@ -23,6 +23,10 @@ class ExitHead(Protocol):
     It sees rows of many sessions at once, always a proven number of them; what it says of a row must not depend on
     the others.
     """
+
+    @property
+    def layer(self) -> Layer | None:
+        """A layer to run upon the trunk's first, with the keys and values of the trunk's own layer above the exit."""
 
     def __call__(self, hidden: Tensor) -> Logits:
         """[rows, E] float32 -> a view of as many rows."""
@@ -45,9 +49,11 @@ class RunLogits:
         logits, row = self.rows[row]
         return logits.pick(row, params, position)
 
-    def confidence(self, row: int, token: TokenId) -> float:
+    def foresee(
+        self, row: int, drafted: TokenId | None, params: SamplingParams, position: Position, trust: float
+    ) -> tuple[TokenId, float]:
         logits, row = self.rows[row]
-        return logits.confidence(row, token)
+        return logits.foresee(row, drafted, params, position, trust)
 
 
 class FullLogits:
@@ -66,14 +72,19 @@ class FullLogits:
     def pick(self, row: int, params: SamplingParams, position: Position) -> TokenId:
         return sampling.pick(self.scores[row], params, position)
 
-    def confidence(self, row: int, token: TokenId) -> float:
-        """The softmax at temperature 1: a guess, not calibrated."""
+    def foresee(
+        self, row: int, drafted: TokenId | None, params: SamplingParams, position: Position, trust: float
+    ) -> tuple[TokenId, float]:
+        """Its own pick, by the softmax at temperature 1: a guess, not calibrated."""
+        token = self.pick(row, params, position)
         scores = self.scores[row].float()
-        return float(torch.exp(scores[token] - torch.logsumexp(scores, 0)))
+        return token, float(torch.exp(scores[token] - torch.logsumexp(scores, 0)))
 
 
 class UntrainedHead:
     """The final norm and the full head, applied early ("logit lens")."""
+
+    layer = None
 
     def __init__(self, transformer: Transformer) -> None:
         self._transformer = transformer

@@ -26,6 +26,7 @@ from foredraft_shared.messages import (
     Verdict,
 )
 
+from .foresight import TRUST, trust_after
 from .target import Run, Slot
 
 __all__ = ["Pick", "Round", "Session"]
@@ -88,6 +89,8 @@ class Session:
         self.round: Round | None = None
         self._ahead: dict[int, Round] = {}
         self._dropped_round = 0
+        self.trust = TRUST
+        """How often its device's drafted tokens have stood lately, in (0, 1)."""
         self.heard_us = 0
         """When its device last said something about it."""
         self.admitted = 0
@@ -202,6 +205,9 @@ class Session:
             judged = self._judge(round_, None, self._known_then(pick))
             assert judged is not None
             verdict = judged
+            self.trust = trust_after(
+                self.trust, len(round_.draft) - round_.request.forced, verdict.accepted - round_.request.forced
+            )
             tokens = (*round_.request.tokens[: verdict.accepted], verdict.token)[before - round_.request.base :]
         self.ledger.extend(tokens)
         queued_us = max(0, now_us - round_.arrived_us - round_.computed_us)

@@ -39,8 +39,15 @@ class Logits(Protocol):
     def pick(self, row: int, params: SamplingParams, position: Position) -> TokenId:
         """The token that the shared noise selects from ``row``; ``position`` is where that token would stand."""
 
-    def confidence(self, row: int, token: TokenId) -> float:
-        """Probability, in [0, 1], that the full depth picks ``token`` as well; calibrated where an exit is trained."""
+    def foresee(
+        self, row: int, drafted: TokenId | None, params: SamplingParams, position: Position, trust: float
+    ) -> tuple[TokenId, float]:
+        """What the full depth will probably pick, and how probably, in [0, 1]; calibrated where an exit is trained.
+
+        Args:
+            drafted: what the device drafted there, if it did: evidence as good as the device.
+            trust: how often this device's drafted tokens have stood lately, in [0, 1].
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,8 +41,11 @@ class ToyLogits:
     def pick(self, row: int, params: SamplingParams, position: Position) -> TokenId:
         return pick(self._scores[row], params, position)
 
-    def confidence(self, row: int, token: TokenId) -> float:
-        return float(probabilities(self._scores[row], SamplingParams(temperature=1.0))[token])
+    def foresee(
+        self, row: int, drafted: TokenId | None, params: SamplingParams, position: Position, trust: float
+    ) -> tuple[TokenId, float]:
+        token = self.pick(row, params, position)
+        return token, float(probabilities(self._scores[row], SamplingParams(temperature=1.0))[token])
 
 
 class ToyPass:

@@ -91,7 +91,7 @@ class Transformer:
         """
         rows = hidden.shape[0]
         heads, dim = self.config.heads, self.config.head_dim
-        qkv = layer.qkv(self._normed(hidden, layer.attention_norm))
+        qkv = layer.qkv(self.normed(hidden, layer.attention_norm))
         keys_values = qkv[:, self.query_width :].view(rows, 2, -1, dim)
         turned = qkv[:, : self.query_width + self.key_width].float().view(rows, -1, dim)  # [R, G*KV + KV, D]
         if layer.query_key_norm is not None:
@@ -104,19 +104,28 @@ class Transformer:
     def finish(self, layer: Layer, hidden: Tensor, attended: Tensor) -> Tensor:
         """The rest of the layer: [R, E], [R, G*KV*D] -> [R, E]; changes ``hidden`` in place."""
         hidden += layer.output(attended)
-        gate_up = layer.gate_up(self._normed(hidden, layer.mlp_norm))
+        gate_up = layer.gate_up(self.normed(hidden, layer.mlp_norm))
         gate, up = gate_up[:, : self.config.feed_forward], gate_up[:, self.config.feed_forward :]
         hidden += layer.down(F.silu(gate).mul_(up))
         return hidden
 
     def score(self, hidden: Tensor) -> Tensor:
         """Final norm and head: [R, E] -> [R, V] in the model's dtype."""
-        return self.head(self._normed(hidden, self.norm))
+        return self.head(self.normed(hidden, self.norm))
 
-    def _normed(self, hidden: Tensor, weight: Tensor) -> Tensor:
+    def normed(self, hidden: Tensor, weight: Tensor) -> Tensor:
+        """RMS norm: [R, E] float32 -> [R, E] in the model's dtype."""
         return F.rms_norm(hidden, (self.config.hidden,), weight, self.config.norm_eps).to(self.dtype)
 
     # --- loading
+
+    def make_layer(self, weights: Weights, index: int) -> Layer:
+        """Layer ``index`` of other weights under the same names; raises as the constructor does."""
+        self._weights = weights
+        try:
+            return self._layer(f"layers.{index}.")
+        finally:
+            del self._weights
 
     def _get(self, name: str, *shape: int) -> Tensor:
         try:

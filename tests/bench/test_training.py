@@ -11,7 +11,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from foredraft_bench.training import acceptance_by_position, evaluate_draft, tokens_per_round, train
+from foredraft_bench.evaluation import acceptance_by_position, evaluate_draft, tokens_per_round
+from foredraft_bench.training import train
 from foredraft_cloud.decoder import load_target
 from foredraft_cloud.training.collecting import CollectOptions, collect
 from foredraft_cloud.training.drafts import DraftModel

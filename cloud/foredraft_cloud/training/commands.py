@@ -20,7 +20,17 @@ if TYPE_CHECKING:
 
     from .fitting import Progress
 
-__all__ = ["train"]
+__all__ = [
+    "Offline",
+    "TargetOption",
+    "Threads",
+    "chosen_device",
+    "chosen_dtype",
+    "layer_numbers",
+    "said",
+    "terminating",
+    "train",
+]
 
 train = typer.Typer(help="Make a draft for a target: collect its answers, train, evaluate.", no_args_is_help=True)
 
@@ -94,7 +104,7 @@ def collect_command(
             bar.update(task, completed=min(made, tokens), rate=rate)
 
         try:
-            with _terminating():
+            with terminating():
                 collect(decoder, model.tokenizer, asked, shards, options, report)
         except KeyboardInterrupt:
             console.print("stopped; the same command goes on from here.", highlight=False, soft_wrap=True)
@@ -117,7 +127,9 @@ def draft_command(
     ] = 8192,
     minutes: Annotated[float, typer.Option(min=0.01, help="How long to train, once the data is read.")] = 30.0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="Of the arithmetic: bfloat16 or float32.")] = "bfloat16",
+    dtype: Annotated[
+        str, typer.Option(help="Of the arithmetic: bfloat16, float32, or auto for the faster one here.")
+    ] = "auto",
     batch: Annotated[int, typer.Option(min=1, help="Positions of a step; more on a GPU.")] = 2048,
     rate: Annotated[float, typer.Option(min=0.0, help="Learning rate.")] = 1e-3,
     total_variation: Annotated[
@@ -143,7 +155,7 @@ def draft_command(
         raise UsageError(
             f"--out is {out.name}; call it {out.stem}.safetensors, so that draft:{out.stem}.safetensors finds it."
         )
-    where, kind = _device(device), _dtype(dtype)
+    where, kind = chosen_device(device), chosen_dtype(dtype, device)
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     model = open_model(target, offline=offline)
@@ -156,7 +168,7 @@ def draft_command(
     draft = DraftModel(
         model,
         frozen=frozen,
-        layers=_layers(layers),
+        layers=layer_numbers(layers),
         tokens=tokens,
         device=where,
         dtype=kind,
@@ -167,7 +179,7 @@ def draft_command(
     before = acceptance(draft, held_out, limit=80)
     answered = sum(text.answered for text in texts)
     console.print(
-        f"{len(texts)} texts, {answered} answered tokens; untrained: {_said(before)}", highlight=False, soft_wrap=True
+        f"{len(texts)} texts, {answered} answered tokens; untrained: {said(before)}", highlight=False, soft_wrap=True
     )
     curve: list[dict[str, Any]] = []
 
@@ -175,7 +187,7 @@ def draft_command(
         facts = {
             "layers": frozen + draft.trained,
             "trained_layers": list(range(frozen, frozen + draft.trained)),
-            "began_as": _layers(layers),
+            "began_as": layer_numbers(layers),
             "head": len(tokens),
             "command": "foredraft " + " ".join(sys.argv[1:]),
             "device": device,
@@ -195,7 +207,7 @@ def draft_command(
         save()
         console.print(
             f"{progress.done:4.0%}  step {progress.step}  loss {progress.loss:.3f}  overlap {progress.overlap:.3f}  "
-            f"{_said(progress.acceptance)}",
+            f"{said(progress.acceptance)}",
             highlight=False,
         )
 
@@ -204,7 +216,7 @@ def draft_command(
         minutes, batch=batch, learning_rate=rate, total_variation=total_variation, look_every_s=60 * look_every
     )
     try:
-        with _terminating():
+        with terminating():
             last = fit(draft, texts, held_out, options, report)
         curve.append(last.facts())
     except KeyboardInterrupt:
@@ -212,11 +224,11 @@ def draft_command(
         draft.refresh()
     after = acceptance(draft, held_out)
     save(validation=_facts(after))
-    console.print(f"{_said(after)}\n{out}: use it with --draft draft:{out} ", soft_wrap=True, highlight=False)
+    console.print(f"{said(after)}\n{out}: use it with --draft draft:{out} ", soft_wrap=True, highlight=False)
 
 
 @contextmanager
-def _terminating() -> Iterator[None]:
+def terminating() -> Iterator[None]:
     """Take a request to terminate for a Ctrl-C: a long run on a server is more often ended so."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -225,14 +237,16 @@ def _terminating() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _layers(text: str) -> list[int]:
+def layer_numbers(text: str) -> list[int]:
+    """The numbers in ``9,10,11``."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise UsageError(f"layers are {text!r}; give layer numbers with commas between, such as 9,10,11.") from None
 
 
-def _device(name: str) -> torch.device:
+def chosen_device(name: str) -> torch.device:
+    """The device of that name, if there is one."""
     import torch
 
     if name not in ("cpu", "cuda"):
@@ -242,12 +256,16 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _dtype(name: str) -> torch.dtype:
+def chosen_dtype(name: str, device: str = "cpu") -> torch.dtype:
+    """The dtype of that name; ``auto``: bfloat16 where ``device`` has instructions for it."""
     import torch
 
     kinds = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+    if name == "auto":
+        quick = device == "cuda" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        return kinds["bfloat16" if quick else "float32"]
     if name not in kinds:
-        raise UsageError(f"dtype is {name!r}; choose {' or '.join(kinds)}.")
+        raise UsageError(f"dtype is {name!r}; choose {', '.join(kinds)} or auto.")
     return kinds[name]
 
 
@@ -257,7 +275,9 @@ def _facts(found: Any) -> dict[str, Any]:
     return asdict(found)
 
 
-def _said(found: Any) -> str:
+def said(found: Any) -> str:
+    """An :class:`~foredraft_cloud.training.fitting.Acceptance` in words."""
+
     def share(value: float | None) -> str:
         return "–" if value is None else f"{value:.3f}"
 

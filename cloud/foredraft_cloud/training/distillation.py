@@ -28,7 +28,8 @@ class _Distil(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, head: Tensor, ids: Tensor, target: Tensor, share: float) -> Any:
         count = len(hidden)
         hidden_gradient = torch.empty_like(hidden)
-        head_gradient = torch.zeros(head.shape, dtype=torch.float32, device=head.device)
+        trained = ctx.needs_input_grad[1]
+        head_gradient = torch.zeros(head.shape if trained else (0,), dtype=torch.float32, device=head.device)
         divergence = overlap = torch.zeros((), device=head.device)
         for start in range(0, count, _ROWS):
             rows = slice(start, start + _ROWS)
@@ -44,7 +45,8 @@ class _Distil(torch.autograd.Function):
             gradient = draft.mul_(pulled.sum(1, keepdim=True)).scatter_add_(1, at, -pulled)
             gradient = gradient.mul_(1 / count).to(hidden.dtype)
             hidden_gradient[rows] = gradient @ head
-            head_gradient += gradient.t() @ hidden[rows]
+            if trained:
+                head_gradient += gradient.t() @ hidden[rows]
         ctx.save_for_backward(hidden_gradient, head_gradient.to(head.dtype))
         loss = (1 - share) * divergence / count + share * (1 - overlap / count)
         overlap = overlap / count
@@ -54,7 +56,8 @@ class _Distil(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         hidden_gradient, head_gradient = ctx.saved_tensors
-        return hidden_gradient * gradients[0], head_gradient * gradients[0], None, None, None
+        for_head = head_gradient * gradients[0] if ctx.needs_input_grad[1] else None
+        return hidden_gradient * gradients[0], for_head, None, None, None
 
 
 def distil(
@@ -64,7 +67,7 @@ def distil(
 
     Args:
         hidden: [M, E], after the final norm.
-        head: [V, E]
+        head: [V, E]; left alone if it asks for no gradient.
         ids: [M, K] rows of ``head``, those of the target's most probable tokens.
         probabilities: [M, K], the target's; 0 where ``head`` has no such row.
         total_variation: its share of the loss, in [0, 1]; the rest is Kullback-Leibler divergence, in nats.

@@ -97,6 +97,11 @@ class DraftModel:
             else:
                 self.live[name] = value.detach().to(self.dtype, copy=True).requires_grad_()
 
+    @property
+    def head(self) -> Tensor:
+        """[tokens, E]"""
+        return self.live["head.weight"]
+
     def hidden(self, texts: Sequence[Text]) -> Tensor:
         """States after the final norm at the positions that predict the answered tokens, [M, E]."""
         batch = batch_of(texts, self.device)

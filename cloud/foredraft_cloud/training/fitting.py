@@ -9,20 +9,55 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .collecting import pick_among
 from .distillation import distil
-from .drafts import DraftModel
 from .shards import Text
 from .texts import batches
 
-__all__ = ["Acceptance", "FitOptions", "Progress", "acceptance", "fit"]
+__all__ = ["Acceptance", "FitOptions", "Progress", "Student", "acceptance", "fit"]
 
 _CONSIDERED = 64
+
+
+class Student(Protocol):
+    """What is taught to foresee the target: a draft, or the head of an exit.
+
+    Attributes:
+        parameters: float32, by name; what the optimiser changes.
+        live: copies in the arithmetic's dtype that gradients are taken of.
+        tokens: [V] ids that it can say, ascending.
+    """
+
+    parameters: dict[str, Tensor]
+    live: dict[str, Tensor]
+    tokens: NDArray[np.int64]
+
+    @property
+    def head(self) -> Tensor:
+        """[V, E], trained or not."""
+
+    @property
+    def row_of(self) -> Tensor:
+        """[vocabulary]: row of the head, or -1."""
+
+    def refresh(self) -> None:
+        """Take over what the optimiser has changed."""
+
+    def hidden(self, texts: Sequence[Text]) -> Tensor:
+        """[M, E]: what the head is multiplied with, where the answered tokens are predicted."""
+
+    def goal(self, texts: Sequence[Text]) -> tuple[Tensor, Tensor]:
+        """Rows of the head and their probabilities, [M, K]."""
+
+    def scores(self, texts: Sequence[Text]) -> Tensor:
+        """[M, V] float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,20 +122,18 @@ class Progress:
 
 
 @torch.no_grad()
-def acceptance(
-    draft: DraftModel, texts: Sequence[Text], *, top_p: float = 0.95, limit: int | None = None
-) -> Acceptance:
+def acceptance(student: Student, texts: Sequence[Text], *, top_p: float = 0.95, limit: int | None = None) -> Acceptance:
     """Teacher-forced on the target's own answers, at most ``limit`` of them."""
     chosen = texts if limit is None else texts[:: max(1, len(texts) // limit)]
     hits = {"greedy": 0, "sampled": 0}
     counts = dict(hits)
     covered = 0
-    rows = draft.row_of.cpu().numpy()
+    rows = student.row_of.cpu().numpy()
     for group in batches(chosen, 4096, 0):
-        scores = draft.scores(group)
+        scores = student.scores(group)
         top = scores.topk(min(_CONSIDERED, scores.shape[1]))
         logs = (top.values - scores.logsumexp(1, keepdim=True)).cpu().numpy()
-        ids = draft.tokens[top.indices.cpu().numpy()]
+        ids = student.tokens[top.indices.cpu().numpy()]
         row = 0
         for text in group:
             kind = "sampled" if text.temperature > 0 else "greedy"
@@ -116,7 +149,7 @@ def acceptance(
 
 
 def fit(
-    draft: DraftModel,
+    student: Student,
     texts: Sequence[Text],
     validation: Sequence[Text],
     options: FitOptions,
@@ -128,7 +161,7 @@ def fit(
     Args:
         report: called after every step; with :attr:`Progress.acceptance` after every look at ``validation``.
     """
-    optimiser = _AdamW(draft, options)
+    optimiser = _AdamW(student, options)
     began = looked = now()
     recent: list[tuple[float, float]] = []
     learnt = 0
@@ -141,14 +174,14 @@ def fit(
         scale = options.floor + (1 - options.floor) * 0.5 * (1 + math.cos(math.pi * done))
         scale *= min(1.0, (step + 1) / options.warm_up)
         share = options.total_variation if done >= options.total_variation_from else 0.0
-        loss, overlap = distil(draft.hidden(group), draft.live["head.weight"], *draft.goal(group), share)
+        loss, overlap = distil(student.hidden(group), student.head, *student.goal(group), share)
         loss.backward()
         optimiser.step(scale)
         learnt += sum(text.answered for text in group)
         recent.append((float(loss.detach()), float(overlap)))
         found = None
         if now() - looked >= options.look_every_s and validation:
-            found = acceptance(draft, validation, top_p=options.top_p, limit=options.looked_at)
+            found = acceptance(student, validation, top_p=options.top_p, limit=options.looked_at)
             looked = now()
         means = np.mean(recent, axis=0)
         last = Progress(step + 1, learnt, now() - began, min(done, 1.0), float(means[0]), float(means[1]), found)
@@ -169,19 +202,19 @@ class _AdamW:
     """AdamW (1711.05101) on the float32 parameters, gradients clipped to a norm of 1."""
 
     def __init__(
-        self, draft: DraftModel, options: FitOptions, mean_rate: float = 0.1, square_rate: float = 0.02
+        self, student: Student, options: FitOptions, mean_rate: float = 0.1, square_rate: float = 0.02
     ) -> None:
-        self._draft, self._options = draft, options
+        self._student, self._options = student, options
         self._mean_rate, self._square_rate = mean_rate, square_rate
-        self._means = {name: torch.zeros_like(value) for name, value in draft.parameters.items()}
-        self._squares = {name: torch.zeros_like(value) for name, value in draft.parameters.items()}
+        self._means = {name: torch.zeros_like(value) for name, value in student.parameters.items()}
+        self._squares = {name: torch.zeros_like(value) for name, value in student.parameters.items()}
         self._steps = 0
 
     @torch.no_grad()
     def step(self, scale: float) -> None:
         self._steps += 1
         gradients: dict[str, Tensor] = {}
-        for name, value in self._draft.live.items():
+        for name, value in self._student.live.items():
             assert value.grad is not None
             gradients[name] = value.grad.float()
         norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients.values()))
@@ -189,7 +222,7 @@ class _AdamW:
         square_bias = 1 - (1 - self._square_rate) ** self._steps
         for name, gradient in gradients.items():
             gradient.mul_(min(1.0, 1.0 / (norm + 1e-6)))
-            parameter, mean, square = self._draft.parameters[name], self._means[name], self._squares[name]
+            parameter, mean, square = self._student.parameters[name], self._means[name], self._squares[name]
             mean.lerp_(gradient, self._mean_rate)
             square.mul_(1 - self._square_rate).addcmul_(gradient, gradient, value=self._square_rate)
             rate = self._options.learning_rate * scale
@@ -197,7 +230,7 @@ class _AdamW:
             if parameter.ndim == 2:
                 parameter.mul_(1 - self._options.decay * rate)
             parameter.addcdiv_(mean, (square / square_bias).sqrt_().add_(1e-8), value=-rate / mean_bias)
-        self._draft.refresh()
+        self._student.refresh()
 
 
 def rounded(value: object) -> object:

@@ -1,0 +1,204 @@
+"""Rounds played again on collected texts, to learn how far an exit's hints can be relied on.
+
+The target's picks are known (the texts), and what the exit scores at every position is computed. Whose drafts the exit
+will one day judge is not known, so many are imagined: a draft that sees the target's distribution through noise, partly
+mixed with the exit's own, which errs as shallow drafts do. The noise differs from text to text, so that drafts from nearly
+perfect to poor are all there, and ``trust``, which the server follows in the same way, tells them apart.
+
+Rounds of one to eight tokens are walked as the server walks them: a row counts only if the drafted tokens before it stood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foredraft_shared.messages import SamplingParams, TokenId
+
+from ..calibration import (
+    Logistic,
+    ReliabilityPoint,
+    expected_calibration_error,
+    fit_isotonic,
+    fit_logistic,
+    reliability,
+)
+from ..foresight import TRUST, Evidence, Foresight, evidence, trust_after
+from .collecting import pick_among
+from .shards import Text
+
+__all__ = ["HintQuality", "Hinted", "Row", "Scored", "fit_foresight", "hinted", "hints", "quality", "rounds"]
+
+_LONGEST = 8
+_TOP_P = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A text, and what an exit says where its answered tokens are predicted."""
+
+    text: Text
+    scores: NDArray[np.floating]  # [M, V] at temperature 1
+
+    @property
+    def params(self) -> SamplingParams:
+        """What the text was sampled with."""
+        return SamplingParams(temperature=self.text.temperature, top_p=_TOP_P, seed=self.text.seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A scored row of a round whose drafted tokens all stood so far."""
+
+    seen: Evidence
+    drafted: TokenId | None
+    token: TokenId
+    """What the target picks there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hinted:
+    """A round: how sure the exit was of its outcome, and whether it was that."""
+
+    confidence: float
+    right: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HintQuality:
+    """Of an exit, over rounds.
+
+    ``precision`` and ``coverage`` are by least confidence: of the rounds whose hint is at least so sure, how many are right,
+    and how many rounds these are.
+    """
+
+    rounds: int
+    right: float
+    """Share of all rounds whose hint names the outcome: same count, same token."""
+    ece: float
+    at: list[float] = field(default_factory=lambda: [0.5, 0.6, 0.7, 0.8, 0.9, 0.95])
+    precision: list[float | None] = field(default_factory=list)
+    coverage: list[float] = field(default_factory=list)
+    reliability: list[ReliabilityPoint] = field(default_factory=list)
+
+
+def rounds(scored: Scored, tokens: NDArray[np.int64], seed: int, longest: int = _LONGEST) -> Iterator[list[Row]]:
+    """The rounds of one text with one imagined device, up to the row that ends each."""
+    text, params = scored.text, scored.params
+    generator = np.random.default_rng([seed, text.key & 0xFFFFFFFF, text.seed & 0xFFFFFFFF])
+    # Half of the devices are good ones: int8 copies and trained drafts are what people use.
+    noise = float(generator.choice([0.15, 0.4, 0.8, 1.5, 3.0]))
+    likeness = float(generator.choice([0.0, 0.3, 0.6]))
+    trust, at = TRUST, 0
+    while at < text.answered:
+        length = int(generator.integers(1, longest + 1))
+        rows: list[Row] = []
+        for row in range(length + 1):
+            index = at + row
+            if index >= text.answered:
+                break
+            drafted = _drafted(scored, tokens, index, noise, likeness, generator) if row < length else None
+            scores = scored.scores[index].astype(np.float32)
+            seen = evidence(scores, tokens, drafted, params, text.start + index, row, trust)
+            rows.append(Row(seen, drafted, int(text.tokens[text.start + index])))
+            if drafted != rows[-1].token:
+                break
+        accepted = len(rows) - 1 if rows[-1].drafted != rows[-1].token else len(rows)
+        trust = trust_after(trust, length, accepted)
+        at += accepted + 1
+        if rows[-1].drafted != rows[-1].token:  # else the text ended in the middle of the round
+            yield rows
+
+
+def _drafted(
+    scored: Scored,
+    tokens: NDArray[np.int64],
+    index: int,
+    noise: float,
+    likeness: float,
+    generator: np.random.Generator,
+) -> TokenId:
+    text = scored.text
+    ids = text.top_ids[index]
+    logs = text.top_log_probabilities[index].astype(np.float64)
+    if likeness:
+        at = np.minimum(np.searchsorted(tokens, ids), len(tokens) - 1)
+        own = np.where(tokens[at] == ids, scored.scores[index][at].astype(np.float64), -np.inf)
+        top = own.max()
+        if np.isfinite(top):
+            logs = (1 - likeness) * logs + likeness * np.maximum(own - top, -15.0)
+    logs = logs + noise * generator.standard_normal(len(logs))
+    order = np.argsort(-logs, kind="stable")
+    position = text.start + index
+    return pick_among(ids[order], logs[order].astype(np.float32), text.temperature, _TOP_P, text.seed, position)
+
+
+def fit_foresight(played: Sequence[Sequence[Row]]) -> Foresight:
+    """The three regressions; the later half of the rounds bends what the earlier half has made of them."""
+    half = len(played) // 2 if len(played) >= 400 else len(played)
+    fits: dict[str, Logistic] = {}
+    for name in ("drafted", "instead", "beyond"):
+        features, outcomes = _examples(played[:half], name)
+        fit = fit_logistic(features, outcomes)
+        if half < len(played):
+            features, outcomes = _examples(played[half:], name)
+            said, true = fit_isotonic(fit.raw(features), outcomes)
+            fit = replace(fit, said=said, true=true)
+        fits[name] = fit
+    return Foresight(**fits)
+
+
+def _examples(played: Sequence[Sequence[Row]], name: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    features: list[NDArray[np.float64]] = []
+    outcomes: list[bool] = []
+    for row in (row for rows in played for row in rows):
+        if row.seen.of_draft is None:
+            if name == "beyond":
+                features.append(row.seen.of_rival)
+                outcomes.append(row.token == row.seen.rival)
+        elif name == "drafted":
+            features.append(row.seen.of_draft)
+            outcomes.append(row.token == row.drafted)
+        elif name == "instead" and row.token != row.drafted:
+            features.append(row.seen.of_rival)
+            outcomes.append(row.token == row.seen.rival)
+    if not features:  # too few texts: what is not known is left at its prior
+        width = {"drafted": 12, "instead": 7, "beyond": 7}[name]
+        return np.zeros((0, width)), np.zeros(0, bool)
+    return np.stack(features), np.array(outcomes)
+
+
+def hinted(foresight: Foresight, rows: Sequence[Row]) -> Hinted:
+    """The hint of one round, walked as the server does."""
+    sure = 1.0
+    for index, row in enumerate(rows):
+        token, confidence = foresight(row.seen, row.drafted)
+        sure *= confidence
+        if token != row.drafted:
+            return Hinted(sure, index == len(rows) - 1 and token == row.token)
+    return Hinted(sure, False)  # it went on where the target has ended the round
+
+
+def hints(foresight: Foresight, played: Sequence[Sequence[Row]]) -> list[Hinted]:
+    return [hinted(foresight, rows) for rows in played]
+
+
+def quality(found: Sequence[Hinted]) -> HintQuality:
+    """What the hints of many rounds are worth."""
+    said = np.array([each.confidence for each in found], np.float64)
+    right = np.array([each.right for each in found], bool)
+    points = reliability(said, right)
+    made = HintQuality(
+        len(found),
+        float(right.mean()) if len(found) else 0.0,
+        expected_calibration_error(points),
+        reliability=points,
+    )
+    for least in made.at:
+        sure = said >= least
+        made.precision.append(float(right[sure].mean()) if sure.any() else None)
+        made.coverage.append(float(sure.mean()) if len(found) else 0.0)
+    return made

@@ -1,0 +1,81 @@
+"""Calibration: probabilities that come true as often as they say."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from foredraft_cloud.calibration import (
+    Logistic,
+    expected_calibration_error,
+    fit_isotonic,
+    fit_logistic,
+    reliability,
+)
+from foredraft_cloud.foresight import TRUST, trust_after
+
+
+def test_the_regression_finds_the_odds_that_made_the_data() -> None:
+    generator = np.random.default_rng(0)
+    features = generator.standard_normal((20_000, 3)) * [1.0, 5.0, 0.2] + [0.0, 2.0, -1.0]
+    odds = 0.8 * features[:, 0] - 0.3 * features[:, 1] + 0.5
+    outcomes = generator.random(20_000) < 1 / (1 + np.exp(-odds))
+    said = fit_logistic(features, outcomes)(features)
+    np.testing.assert_allclose(said, 1 / (1 + np.exp(-odds)), atol=0.05)
+    assert expected_calibration_error(reliability(said, outcomes)) < 0.02
+
+
+@pytest.mark.parametrize("outcomes", [[], [True] * 8, [False] * 8])
+def test_what_is_all_alike_is_never_certain(outcomes: list[bool]) -> None:
+    fit = fit_logistic(np.zeros((len(outcomes), 2)), np.array(outcomes, bool))
+    said = float(fit(np.array([3.0, -40.0])))
+    assert 0.05 < said < 0.95
+    assert (said > 0.5) == (bool(outcomes) and outcomes[0]) or not outcomes
+
+
+def test_separable_data_do_not_run_away() -> None:
+    features = np.linspace(-1, 1, 100)[:, None]
+    said = fit_logistic(features, features[:, 0] > 0)(features)
+    assert np.isfinite(said).all()
+    assert said[0] < 0.1 < 0.9 < said[-1]
+
+
+def test_the_bend_never_falls_and_mends_overconfidence() -> None:
+    generator = np.random.default_rng(1)
+    said = generator.random(8000)
+    outcomes = generator.random(8000) < 0.5 * said + 0.1
+    knots, true = fit_isotonic(said, outcomes)
+    assert (np.diff(knots) > 0).all()
+    assert (np.diff(true) > 0).all()
+    bent = np.interp(said, knots, true)
+    before, after = (expected_calibration_error(reliability(each, outcomes)) for each in (said, bent))
+    assert after < 0.03 < before
+    assert fit_isotonic(said[:20], outcomes[:20])[0].tolist() == [0.0, 1.0], "few predictions bend nothing"
+
+
+def test_the_error_is_the_mean_distance_weighted_by_size() -> None:
+    said = np.array([0.95] * 8 + [0.15] * 2)
+    outcomes = np.array([True] * 8 + [True, False])
+    assert expected_calibration_error(reliability(said, outcomes)) == pytest.approx(0.8 * 0.05 + 0.2 * 0.35)
+    assert expected_calibration_error([]) == 0.0
+
+
+def test_a_regression_survives_json_and_a_broken_one_is_noticed() -> None:
+    fit = fit_logistic(np.arange(40.0).reshape(20, 2), np.arange(20) > 9)
+    back = Logistic.of(json.loads(json.dumps(fit.facts())))
+    row = np.array([3.0, 4.0])
+    assert float(back(row)) == pytest.approx(float(fit(row)), abs=1e-3)
+    with pytest.raises(ValueError, match="unequal length"):
+        Logistic.of(fit.facts() | {"means": [0.0]})
+
+
+def test_trust_follows_a_device_and_stays_open_to_change() -> None:
+    trust = TRUST
+    for _ in range(200):
+        trust = trust_after(trust, 4, 4)
+    assert 0.99 < trust <= 1.0
+    assert trust_after(trust, 4, 0) < trust
+    assert trust_after(0.5, 0, 0) == 0.5
+    assert trust_after(0.5, 4, 0) == pytest.approx(0.5 - 0.06 * 0.5), "only the first that failed was judged"
