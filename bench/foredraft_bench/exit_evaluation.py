@@ -166,6 +166,7 @@ def head_costs(target: DecoderTarget, prompt: Sequence[TokenId], rows: int, time
     taken: dict[int, list[float]] = {layer: [] for layer in target.exits}
     for _ in range(times + 1):
         for layer in target.exits:
+            target.make_room(slot, length + rows)
             began = time.perf_counter()
             forward = DecoderPass(target, [run], [depth] if layer == depth else [layer, depth])
             if layer != depth:
