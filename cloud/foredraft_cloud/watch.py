@@ -1,9 +1,11 @@
-"""What of a server can be seen from outside, put together: figures, health, the journal."""
+"""What of a server can be seen from outside, put together: figures, health, the journal, spans."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from foredraft_shared.otel import provider_from_environment
 
 from .journal import Journal
 from .observer import Observer, Together
@@ -25,9 +27,11 @@ class Watch:
 
     Raises:
         UsageError, AddressInUse: see :class:`~foredraft_cloud.metrics_server.MetricsServer`.
+        UsageError, BackendMissing: see :func:`~foredraft_shared.otel.provider_from_environment`.
     """
 
     def __init__(self, metrics: str | None, folder: Path) -> None:
+        self._traces = provider_from_environment("foredraft-cloud")
         self.http: MetricsServer | None = None
         self._tally = Tally()
         observers: list[Observer] = [Journal()]
@@ -36,6 +40,10 @@ class Watch:
 
             self.http = MetricsServer(metrics, folder)
             observers.append(self._tally)
+        if self._traces is not None:
+            from .spans import Spans
+
+            observers.append(Spans(self._traces))
         self.observer: Observer = Together(observers)
 
     def show(self, server: Server) -> None:
@@ -63,3 +71,5 @@ class Watch:
         """Stop answering."""
         if self.http is not None:
             self.http.close()
+        if self._traces is not None:
+            self._traces.shutdown()

@@ -15,11 +15,11 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from typing_extensions import Self
 
@@ -28,6 +28,7 @@ from foredraft_shared.errors import ModelChanged, PromptTooLong, UsageError, Voc
 from foredraft_shared.ledger import Ledger
 from foredraft_shared.messages import SamplingParams, TokenId, Welcome
 from foredraft_shared.models import Tokenizer, open_model
+from foredraft_shared.otel import provider_from_environment
 from foredraft_shared.traces import RoundRecord
 from foredraft_shared.transports.base import Transport
 
@@ -38,6 +39,9 @@ from .loop import Commit, LoopOptions, RoundLoop
 from .planner import AdaptivePlanner, FixedPlanner, Planner
 from .saved import SavedText, SessionFile, load_text
 from .stream import Generation, TokenStream, standing, write_alone
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
 
 __all__ = ["Client", "Prompt", "RequestMode"]
 
@@ -61,6 +65,7 @@ class Client:
         tokenizer: model whose tokenizer to use; by default that of ``draft``, else the server's model by its name.
         transport: in place of ``address``, for tests.
         connect_timeout_s: how long the server may take to answer the greeting.
+        tracer_provider: of OpenTelemetry; by default what the standard OTEL_* variables ask for, if anything.
 
     Raises:
         LinkLost: nobody answers at ``address``.
@@ -80,7 +85,10 @@ class Client:
         connect_timeout_s: float = 5.0,
         offline: bool = False,
         threads: int = 1,
+        tracer_provider: TracerProvider | None = None,
     ) -> None:
+        self._own_traces = provider_from_environment("foredraft-edge") if tracer_provider is None else None
+        self._traces = tracer_provider or self._own_traces
         self._lock = threading.Lock()
         self._writing_thread: int | None = None
         self._planners: dict[tuple[bool, int], AdaptivePlanner] = {}
@@ -326,6 +334,14 @@ class Client:
             ledger.raise_epoch()
             assert journal is not None
             journal.epoch(ledger.epoch)
+        spans = None
+        if self._traces is not None:
+            from .spans import TextSpans  # nobody else needs it
+
+            epoch_ns = time.perf_counter_ns() if epoch_ns is None else epoch_ns
+            about = {"foredraft.session": text.session.hex()[:8], "foredraft.model": text.model, "foredraft.mode": mode}
+            spans = TextSpans(self._traces, epoch_ns, about)
+            observe = spans.observing(observe)
         loop = RoundLoop(
             self.link,
             ledger,
@@ -340,13 +356,15 @@ class Client:
             epoch_ns=epoch_ns,
             journal=journal,
             deadline_ns=deadline_ns,
+            traceparent=spans.traceparent if spans else "",
         )
 
         @contextmanager
         def hold() -> Iterator[None]:
             with self._writing():
                 try:
-                    yield
+                    with spans or nullcontext():
+                        yield
                 finally:
                     if journal is not None:
                         journal.close()
@@ -391,6 +409,8 @@ class Client:
             self.link.close()
         if self.drafter is not None:
             self.drafter.close()
+        if self._own_traces is not None:
+            self._own_traces.shutdown()
 
     def __enter__(self) -> Self:
         return self

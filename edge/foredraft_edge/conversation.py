@@ -57,6 +57,8 @@ class Request:
     max_tokens: int
     stop_tokens: tuple[TokenId, ...]
     hints: bool
+    traceparent: str = ""
+    """W3C trace context, or empty."""
 
 
 @dataclass(slots=True)
@@ -102,7 +104,7 @@ class Conversation:
         self._send(
             Open(
                 ledger.session, prompt, request.params, request.max_tokens, request.stop_tokens, ledger.epoch,
-                request.hints,
+                request.hints, request.traceparent,
             )
         )  # fmt: skip
 
@@ -219,7 +221,7 @@ class Conversation:
         self._send(
             Resume(
                 ledger.session, ledger.epoch, tuple(ledger.tokens), ledger.prompt_length, request.params,
-                request.max_tokens, request.stop_tokens, request.hints,
+                request.max_tokens, request.stop_tokens, request.hints, request.traceparent,
             )
         )  # fmt: skip
 

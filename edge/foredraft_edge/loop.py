@@ -91,6 +91,7 @@ class RoundLoop:
         epoch_ns: the instant of ``clock_ns`` that records count from; by default now.
         journal: told of every commit.
         deadline_ns: the instant of ``clock_ns`` at which the text ends, however far it is.
+        traceparent: W3C trace context for the server, or empty.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class RoundLoop:
         epoch_ns: int | None = None,
         journal: Journal | None = None,
         deadline_ns: int | None = None,
+        traceparent: str = "",
     ) -> None:
         self._where = link.where
         self._ledger = ledger
@@ -136,6 +138,7 @@ class RoundLoop:
                 max_tokens,
                 tuple(sorted(self._stop_tokens)),
                 hints=options.hints and options.ahead and self._path is not None,
+                traceparent=traceparent,
             ),
             self._accounts,
             planner.measured,
