@@ -78,6 +78,9 @@ class _PassTakingTime:
         self._layer = view.layer
         return view
 
+    def narrow(self, kept: Sequence[int]) -> None:
+        self._inner.narrow(kept)
+
 
 @dataclass(slots=True)
 class _Answer:
@@ -185,6 +188,8 @@ class World:
             worked = True
             self._busy_until = now + self.ahead_s
             self.clock.remind(self._busy_until)
+        elif self.engine.pause_s:
+            self.clock.remind(now + self.engine.pause_s)
         self.ahead_s = 0.0
         return worked
 

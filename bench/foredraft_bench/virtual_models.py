@@ -184,19 +184,23 @@ class _Pass:
         if any(run.slot.length == 0 for run in batch):
             duration_ms += times.prefill_ms
         self._duration_ns = round(duration_ms * _MS)
+        self._kept = [len(run.tokens) for run in batch]
+
+    def narrow(self, kept: Sequence[int]) -> None:
+        self._kept = list(kept)
 
     def step(self, wanted: Sequence[bool] | None = None) -> ExitView:
         exit_ = self._exits.pop(0) if self._exits else None
         self._world.cloud_ns = self._began_ns + round(self._duration_ns * (exit_.at if exit_ else 1.0))
         logits: list[Logits | None] = [
-            _Picks(run.scored, self._world, exit_)
-            if run.scored and (exit_ is None or wanted is None or wanted[index])
+            _Picks(run.scored - len(run.tokens) + self._kept[index], self._world, exit_)
+            if run.scored > len(run.tokens) - self._kept[index] and (exit_ is None or wanted is None or wanted[index])
             else None
             for index, run in enumerate(self._batch)
         ]
         if exit_ is None:
-            for run in self._batch:
-                self._pages.extend(run.slot, run.tokens)
+            for run, kept in zip(self._batch, self._kept, strict=True):
+                self._pages.extend(run.slot, run.tokens[:kept])
         return ExitView(round(100 * exit_.at) if exit_ else 100, exit_ is None, tuple(logits))
 
 

@@ -56,10 +56,11 @@ class DecoderPass:
         self._batch = batch
         self._exits = list(exits)
         self._layer = 0
+        self._kept = [len(run.tokens) for run in batch]
         self._blocks: list[_Block] = []
-        # Where each run's scored rows lie: (block, row), in order.
-        self._scored: list[list[tuple[int, int]]] = []
-        self._lay_out()
+        # Where the first row of each run lies, counted through all blocks; its others follow.
+        self._starts: list[int] = []
+        self._lay_out(None)
 
     @torch.inference_mode()
     def step(self, wanted: Sequence[bool] | None = None) -> ExitView:
@@ -74,8 +75,8 @@ class DecoderPass:
         final = not self._exits
         logits = self._look(layer, [final or wanted is None or wanted[index] for index in range(len(self._batch))])
         if final:
-            for run in self._batch:
-                self._target.pages.extend(run.slot, run.tokens)
+            for run, kept in zip(self._batch, self._kept, strict=True):
+                self._target.pages.extend(run.slot, run.tokens[:kept])
             self._blocks.clear()
         return ExitView(layer, final, logits)
 
@@ -86,49 +87,65 @@ class DecoderPass:
         attended = attend(block.plan, rows, *transformer.project(weights, hidden, block.turns))
         return transformer.finish(weights, hidden, attended)
 
-    def _lay_out(self) -> None:
-        """Cut the runs into blocks."""
+    @torch.inference_mode()
+    def narrow(self, kept: Sequence[int]) -> None:
+        assert self._exits, "the pass is over"
+        assert all(0 <= new <= old for new, old in zip(kept, self._kept, strict=True))
+        rows = [start + row for start, count in zip(self._starts, kept, strict=True) for row in range(count)]
+        self._kept = list(kept)
+        hidden = [block.hidden for block in self._blocks]
+        if self._target.padded(len(rows)) < sum(map(len, hidden)):  # else it would cost as much as before
+            self._lay_out(torch.cat(hidden).index_select(0, torch.tensor(rows, dtype=torch.int64)))
+
+    @torch.inference_mode()
+    def _lay_out(self, hidden: Tensor | None) -> None:
+        """Cut what is left of the runs into blocks.
+
+        Args:
+            hidden: [rows, E] their hidden states, run after run; ``None`` at the beginning.
+        """
         target = self._target
         most = target.ladder[-1]
-        blocks = [_Pieces()]
-        for run in self._batch:
-            slot = run.slot
-            pages = slot.pages
-            scored: list[tuple[int, int]] = []
+        blocks: list[_Pieces] = []
+        self._starts = []
+        rows = 0
+        for run, kept in zip(self._batch, self._kept, strict=True):
+            self._starts.append(rows)
+            pages = run.slot.pages
             fed = 0
-            while fed < len(run.tokens):
-                if len(blocks[-1].tokens) == most:
+            while fed < kept:
+                if rows % most == 0:
                     blocks.append(_Pieces())
                 block = blocks[-1]
                 first = len(block.tokens)
-                count = min(most - first, len(run.tokens) - fed)
+                count = min(most - first, kept - fed)
+                position = run.slot.length + fed
                 block.tokens.extend(run.tokens[fed : fed + count])
-                block.positions.extend(range(slot.length + fed, slot.length + fed + count))
-                block.pieces.extend(cut(pages, first, count, slot.length + fed, target.attention))
-                unscored = max(0, len(run.tokens) - run.scored - fed)
-                scored.extend((len(blocks) - 1, first + row) for row in range(unscored, count))
+                block.positions.extend(range(position, position + count))
+                block.pieces.extend(cut(pages, first, count, position, target.attention))
                 fed += count
-            self._scored.append(scored)
-        self._blocks = [self._block(block) for block in blocks]
+                rows += count
+        states = [None] * len(blocks) if hidden is None else hidden.split(most)[: len(blocks)]
+        self._blocks = [self._block(block, state) for block, state in zip(blocks, states, strict=True)]
 
-    @torch.inference_mode()
-    def _block(self, pieces: _Pieces) -> _Block:
+    def _block(self, pieces: _Pieces, hidden: Tensor | None) -> _Block:
         target = self._target
-        config = target.config
-        used = len(pieces.tokens)
-        rows = target.rung(used)
-        filler = [0] * (rows - used)
-        tokens = torch.tensor(pieces.tokens + filler)
+        rows = target.rung(len(pieces.tokens))
+        filler = [0] * (rows - len(pieces.tokens))
         positions = torch.tensor(pieces.positions + filler)
+        if hidden is None:
+            hidden = target.transformer.embed(torch.tensor(pieces.tokens + filler))
+        else:
+            hidden = torch.cat([hidden, hidden[:1].expand(len(filler), -1)])
         return _Block(
-            hidden=target.transformer.embed(tokens),
+            hidden=hidden,
             turns=target.transformer.rotations.index_select(0, positions),
             plan=plan(
                 pieces.pieces,
                 rows,
                 target.transformer.group,
                 target.attention,
-                config.sliding_window,
+                target.config.sliding_window,
                 target.transformer.dtype,
             ),
         )
@@ -136,17 +153,20 @@ class DecoderPass:
     def _look(self, layer: int, wanted: Sequence[bool]) -> tuple[Logits | None, ...]:
         """Score the scored rows of the wanted runs together, in proven numbers of rows."""
         target = self._target
-        offsets = [0, *accumulate(block.hidden.shape[0] for block in self._blocks)]
-        asked = [scored if want else [] for scored, want in zip(self._scored, wanted, strict=True)]
-        rows = [offsets[block] + row for scored in asked for block, row in scored]
         head = target.heads[layer]
-        states = [block.hidden for block in self._blocks]
-        if head.layer is not None and rows:
-            # What it writes into the cache is what the trunk's layer will write there a moment later: they share k and v.
-            states = [self._through(block, layer, head.layer, block.hidden.clone()) for block in self._blocks]
-        hidden = states[0] if len(states) == 1 else torch.cat(states)
+        asked: list[list[int]] = []
+        for run, kept, start, want in zip(self._batch, self._kept, self._starts, wanted, strict=True):
+            unscored = len(run.tokens) - run.scored
+            asked.append(list(range(start + unscored, start + kept)) if want else [])
+        rows = [row for some in asked for row in some]
         seen: list[tuple[Logits, int]] = []
         most = target.ladder[-1]
+        if rows:
+            states = [block.hidden for block in self._blocks]
+            if head.layer is not None:
+                # What it writes into the cache is what the trunk's layer will write there a moment later: they share k and v.
+                states = [self._through(block, layer, head.layer, block.hidden.clone()) for block in self._blocks]
+            hidden = states[0] if len(states) == 1 else torch.cat(states)
         for start in range(0, len(rows), most):
             some = rows[start : start + most]
             padded = some + some[:1] * (target.rung(len(some)) - len(some))
@@ -202,6 +222,11 @@ class DecoderTarget(PagedTarget):
     def rung(self, rows: int) -> int:
         """The least proven number of rows that holds ``rows``."""
         return next(rung for rung in self.ladder if rung >= rows)
+
+    def padded(self, rows: int) -> int:
+        """Rows that are computed for ``rows``."""
+        most = self.ladder[-1]
+        return rows // most * most + (self.rung(rows % most) if rows % most else 0)
 
     def verify(self, batch: Sequence[Run], *, exits: bool = True) -> DecoderPass:
         assert batch, "a pass needs at least one run"

@@ -13,16 +13,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from foredraft_shared.errors import (
     ForedraftError,
     Overloaded,
-    PromptTooLong,
     ServerRefused,
     SessionUnknown,
-    UsageError,
 )
 from foredraft_shared.messages import (
     Close,
@@ -31,7 +29,6 @@ from foredraft_shared.messages import (
     Draft,
     EdgeMessage,
     Failure,
-    Hint,
     NeedResume,
     Open,
     Position,
@@ -41,27 +38,19 @@ from foredraft_shared.messages import (
     Verdict,
 )
 
+from .admission import check_draft, check_opening
+from .cost import PassCost
 from .observer import Observer, PassSeen, Unobserved
 from .options import EngineOptions, EngineStatistics
+from .part import Part
 from .registry import Registry, identity
-from .sessions import Round, Session
-from .target import Logits, Run, Target
+from .scheduler import Expected, Scheduler, Waiting
+from .sessions import Session
+from .target import ExitView, Logits, Target
 
 __all__ = ["Engine", "EngineOptions", "EngineStatistics"]
 
 Send = Callable[[Any, CloudMessage], object]
-
-
-@dataclass(slots=True)
-class _Scheduled:
-    session: Session
-    run: Run
-    verifies: bool
-    hints: list[Hint] = field(default_factory=list)
-    round: Round | None = None
-    """The round that was judged, and how, once the pass is over."""
-    verdict: Verdict | None = None
-    committed: int = 0
 
 
 class Engine:
@@ -72,6 +61,8 @@ class Engine:
             included; must not block.
         clock_ns: a monotonic clock.
         observer: told of what happens.
+        overhear: called in the middle of a pass, at its exits: may call :meth:`receive` for what has come meanwhile. It is
+            taken in when the pass is over, but for sessions that are closed or resumed nothing more is computed.
     """
 
     def __init__(
@@ -81,6 +72,7 @@ class Engine:
         options: EngineOptions | None = None,
         clock_ns: Callable[[], int] = time.perf_counter_ns,
         observer: Observer | None = None,
+        overhear: Callable[[], object] | None = None,
     ) -> None:
         self._target = target
         self._send = send
@@ -89,6 +81,17 @@ class Engine:
         self._observer = observer or Unobserved()
         self.statistics = EngineStatistics(cache_limit_bytes=target.pages.use.limit_bytes)
         self._registry = Registry(target, self._options, self.statistics, self._observer)
+        self._cost = PassCost()
+        self._scheduler: Scheduler[Session] = Scheduler(
+            self._options.max_rows, self._options.prefill_rows, self._options.gather_us, self._cost
+        )
+        self._overhear = overhear
+        self._batch: list[Part] = []
+        """Of the pass that is under way."""
+        self._later: list[Callable[[], object]] = []
+        """What was said during the pass."""
+        self.pause_s = 0.0
+        """After a step that did nothing: within that time there will be something to do even if nobody says anything."""
 
     @property
     def sessions(self) -> int:
@@ -114,7 +117,13 @@ class Engine:
         Args:
             arrived_ns: when it came, by the engine's clock: it may have waited for a pass to end. By default now.
         """
-        arrived_us = (self._clock_ns() if arrived_ns is None else arrived_ns) // 1000
+        if arrived_ns is None:
+            arrived_ns = self._clock_ns()
+        if self._batch:
+            self._later.append(partial(self.receive, peer, message, arrived_ns))
+            self._cancel(peer, message)
+            return
+        arrived_us = arrived_ns // 1000
         try:
             if isinstance(message, Open | Resume):
                 self._open(peer, message, arrived_us)
@@ -133,18 +142,36 @@ class Engine:
 
     def give_up(self, peer: Hashable, identifier: SessionId) -> None:
         """Stop working for a session whose answers its peer does not read; it is there still when the device asks again."""
-        self._registry.give_up(peer, identifier)
+        if self._batch:
+            self._later.append(partial(self.give_up, peer, identifier))
+        else:
+            self._registry.give_up(peer, identifier)
 
     def forget_device(self, identity: str) -> None:
         """Close every session of a device that is no longer let in."""
-        self._registry.close_all(lambda session: session.owner == identity, "revoked")
+        if self._batch:
+            self._later.append(partial(self.forget_device, identity))
+        else:
+            self._registry.close_all(lambda session: session.owner == identity, "revoked")
+
+    def _cancel(self, peer: Hashable, message: EdgeMessage) -> None:
+        """Compute nothing more for a session that its own device closes, or takes up anew."""
+        if not isinstance(message, Close | Resume):
+            return
+        for entry in self._batch:
+            ledger = entry.session.ledger
+            if ledger.session != message.session or entry.session.owner != identity(peer):
+                continue
+            if isinstance(message, Close) or message.epoch > ledger.epoch:
+                entry.cancelled = True
 
     def _open(self, peer: Hashable, message: Open | Resume, arrived_us: int) -> None:
         held = self._registry.find(peer, message.session)
         if held is not None and message.epoch <= held.ledger.epoch:
             held.peer = peer  # a repeat of what is already done
             return
-        self._check(message)
+        check_opening(message, self._target.vocabulary, self._target.context)
+        self._bound(len(message.prompt if isinstance(message, Open) else message.tokens))
         if held is None:
             session = self._registry.open(message, peer, arrived_us)
             self._observer.opened(session, "open" if isinstance(message, Open) else "prefill")
@@ -152,23 +179,19 @@ class Engine:
         session = self._registry.resume(held, message, peer, arrived_us)
         self._observer.opened(session, "cache" if held.slot.length else "prefill")
 
-    def _check(self, message: Open | Resume) -> None:
-        tokens = message.prompt if isinstance(message, Open) else message.tokens
-        if any(token >= self._target.vocabulary for token in tokens):
-            raise UsageError(
-                f"a prompt token is outside the target's vocabulary of {self._target.vocabulary}; "
-                "encode the prompt with the target's tokenizer."
-            )
-        prompt_length = len(tokens) if isinstance(message, Open) else message.prompt_length
-        if len(tokens) > prompt_length + message.max_tokens:
-            raise UsageError(
-                f"the resumed text has {len(tokens)} tokens, more than its prompt of {prompt_length} and max_tokens "
-                f"{message.max_tokens}; resume a session with the limits it was opened with."
-            )
-        if prompt_length + message.max_tokens > self._target.context:
-            raise PromptTooLong(
-                f"the prompt has {prompt_length} tokens and {message.max_tokens} more were asked for, but the model's "
-                f"context is {self._target.context}; shorten the prompt or lower max_tokens."
+    def _bound(self, rows: int) -> None:
+        """Refuse what would wait for too long behind all that waits.
+
+        Raises:
+            Overloaded: too much waits already.
+        """
+        waiting = sum(session.waiting_rows for session in self._registry if session.wanted)
+        if waiting and waiting + rows > self._options.max_waiting_rows:
+            passes = waiting / self._options.max_rows
+            retry_ms = passes * (self._cost.estimate(self._options.max_rows) or 100_000.0) / 2000
+            raise Overloaded(
+                f"{waiting} tokens wait to be read already; try again in a while, or use another server.",
+                retry_after_ms=max(1, round(retry_ms)),
             )
 
     def _round(self, peer: Hashable, message: Draft | Decode, arrived_us: int) -> None:
@@ -177,12 +200,9 @@ class Engine:
             self._send(peer, NeedResume(message.session, message.epoch))
             return
         if isinstance(message, Draft):
-            if len(message.tokens) > self._options.max_draft:
-                raise UsageError(
-                    f"a draft of {len(message.tokens)} tokens; the server takes {self._options.max_draft}."
-                )
-            if any(token >= self._target.vocabulary for token in message.tokens):
-                raise UsageError(f"a drafted token is outside the target's vocabulary of {self._target.vocabulary}.")
+            check_draft(message, self._target.vocabulary, self._options.max_draft)
+        if not session.wanted or session.evicted:
+            self._bound(session.unread)
         self._registry.hear(session, peer, arrived_us)
         self._observer.heard(session, message)
         for answer in session.receive(message, arrived_us):
@@ -191,15 +211,21 @@ class Engine:
     # --- one pass
 
     def step(self) -> bool:
-        """Do one pass; ``False`` if nobody waits for one."""
+        """Do one pass; ``False`` if nobody waits for one, or it is better to wait for more (see :attr:`pause_s`)."""
         seen = PassSeen(self._clock_ns())
         self._registry.sweep(seen.begun_ns / 1000)
         self.statistics.parked = sum(session.parked for session in self._registry)
-        batch = self._schedule(seen)
-        if not batch:
+        self._batch = self._schedule(seen)
+        if not self._batch:
             return False
-        self._run(batch, seen)
+        try:
+            self._run(seen)
+        finally:
+            batch, self._batch = self._batch, []
+            later, self._later = self._later, []
         seen.shares = batch
+        for errand in later:
+            errand()
         seen.ended_ns = self._clock_ns()
         self.statistics.passes += 1
         self.statistics.model_us += seen.model_ns // 1000
@@ -208,50 +234,71 @@ class Engine:
         self._observer.passed(seen)
         return True
 
-    def _schedule(self, seen: PassSeen) -> list[_Scheduled]:
-        """Rounds and pieces of unread prompts, those who waited longest first, as far as the rows reach."""
-        waiting: list[tuple[Session, bool]] = []
-        for session in sorted(self._registry, key=lambda session: session.served):
-            if not session.wanted:
-                continue
-            if session.unread > 1:
-                self._registry.adopt(session)
-            verifies = session.round is not None and session.unread <= self._options.prefill_rows
-            if verifies or session.unread > 1:
-                waiting.append((session, verifies))
-        batch: list[_Scheduled] = []
+    def _schedule(self, seen: PassSeen) -> list[Part]:
+        """Choose who gets rows, and make room for what they will write."""
+        now_us = seen.begun_ns / 1000
+        waiting = [waits for session in self._registry if session.wanted and (waits := self._wish(session)) is not None]
+        self.pause_s = self._scheduler.pause_us(waiting, self._expected(now_us), now_us) / 1e6
+        if self.pause_s:
+            self.statistics.gathered += 1
+            return []
+        batch: list[Part] = []
         chosen: set[Session] = set()
-        being_read: set[bytes | None] = set()
-        rows = self._options.max_rows
-        prompt_rows = self._options.prefill_rows if any(verifies for _, verifies in waiting) else rows
-        for session, verifies in waiting:  # the first of them always gets rows, so nobody starves
+        being_read: set[bytes] = set()
+
+        def take(one: Waiting[Session], rows: int) -> int:
+            session = one.key
+            # Others may have taken its room since it was asked what it wants.
+            run = session.round_run() if one.verifies else session.prompt_run(rows)
             page = self._target.pages.next_page(session.slot, session.ledger.tokens)
-            if page is not None and page in being_read:
-                continue  # somebody reads the same in this pass: the next one finds it in the cache
-            run = session.round_run() if verifies else session.prompt_run(min(rows, prompt_rows))
-            if not 0 < len(run.tokens) <= rows:
-                continue
+            if not 0 < len(run.tokens) <= rows or page in being_read:  # the next pass finds that page in the cache
+                return 0
             if not self._registry.make_room(session, session.slot.length + len(run.tokens), chosen):
-                continue
-            rows -= len(run.tokens)
-            prompt_rows -= 0 if verifies else len(run.tokens)
-            batch.append(_Scheduled(session, run, verifies))
+                return 0
+            if page is not None:
+                being_read.add(page)
             chosen.add(session)
-            being_read.add(page)
+            batch.append(Part(session, run, one.verifies))
             self.statistics.rebuilds += session.evicted
             session.evicted = False
+            session.round_rows = len(run.tokens)
+            return len(run.tokens)
+
+        seen.rows = self._scheduler.choose(waiting, now_us, take)
         seen.waiting = len(waiting) - len(batch)
-        seen.rows = sum(len(entry.run.tokens) for entry in batch)
         return batch
 
-    def _run(self, batch: list[_Scheduled], seen: PassSeen) -> None:
+    def _wish(self, session: Session) -> Waiting[Session] | None:
+        """What a session would like to have in the next pass."""
+        if session.unread > 1:
+            self._registry.adopt(session)
+        round_ = session.round
+        if round_ is not None and session.unread <= self._options.prefill_rows:
+            rows = session.waiting_rows
+            return Waiting(session, session.device, rows, True, round_.arrived_us, round_.due_us, session.served)
+        if session.unread > 1:
+            rows = session.unread - 1
+            return Waiting(session, session.device, rows, False, session.heard_us, None, session.served)
+        return None
+
+    def _expected(self, now_us: float) -> list[Expected]:
+        """Rounds that will probably come soon, from devices that answer their verdicts regularly."""
+        result: list[Expected] = []
+        for session in self._registry:
+            gap_us = None if session.round is not None or session.parked else session.rhythm.gap_us
+            if gap_us is not None and session.answered_us + gap_us >= now_us:
+                result.append(Expected(session.answered_us + gap_us, session.round_rows))
+        return result
+
+    def _run(self, seen: PassSeen) -> None:
         """Run the target exit by exit, and judge."""
-        asked = [
-            entry.verifies and entry.session.hints and bool(entry.session.round and entry.session.round.draft)
-            for entry in batch
-        ]
+        batch = self._batch
+        guesses = [entry.verifies and bool(entry.session.round and entry.session.round.draft) for entry in batch]
+        dropping = self._options.drop_confidence is not None
+        asked = [guess and (dropping or entry.session.hints) for guess, entry in zip(guesses, batch, strict=True)]
         begun = self._clock_ns()
-        target_pass = self._target.verify([entry.run for entry in batch], exits=any(asked))
+        stops = any(asked) or self._overhear is not None
+        target_pass = self._target.verify([entry.run for entry in batch], exits=stops)
         while True:
             view = target_pass.step(asked)
             now = self._clock_ns()
@@ -259,49 +306,46 @@ class Engine:
             seen.steps.append((view.layer, begun, now))
             if view.final:
                 break
-            for entry, logits in zip(batch, view.logits, strict=True):
-                if logits is not None:
-                    self._hint(entry, view.layer, logits)
+            self._look_around(batch, view)
             begun = self._clock_ns()
+            if any(entry.kept < entry.taken for entry in batch):
+                target_pass.narrow([entry.kept for entry in batch])
+                for entry in batch:
+                    self.statistics.rows_dropped += entry.taken - entry.kept
+                    entry.taken = entry.kept
         computed_us = seen.model_ns // 1000
+        if all(entry.kept == len(entry.run.tokens) for entry in batch):
+            self._cost.observe(seen.rows, computed_us)
         self.statistics.rows += seen.rows
         for entry, logits in zip(batch, view.logits, strict=True):
             session = entry.session
             session.served = self.statistics.passes + 1
-            if not entry.verifies:
+            if entry.cancelled:
+                self.statistics.cancelled += 1
+            elif not entry.verifies:
                 self.statistics.prompt_rows += len(entry.run.tokens)
+            else:
+                assert logits is not None
+                self._commit(entry, logits, computed_us)
+
+    def _look_around(self, batch: list[Part], view: ExitView) -> None:
+        """At an exit: send hints, find rows that cannot matter, and hear who has closed."""
+        for entry, logits in zip(batch, view.logits, strict=True):
+            if logits is None or entry.cancelled:
                 continue
-            assert logits is not None
-            self._commit(entry, logits, computed_us)
+            hint = entry.hint(view.layer, logits, self._options.hint_confidence)
+            if hint is not None:
+                self.statistics.hints += 1
+                self._send(entry.session.peer, hint)
+            if self._options.drop_confidence is not None:
+                entry.drop(logits, self._options.drop_confidence)
+        if self._overhear is not None:
+            self._overhear()
+        for entry in batch:
+            if entry.cancelled:
+                entry.kept = 0
 
-    def _hint(self, entry: _Scheduled, layer: int, logits: Logits) -> None:
-        """Say what this exit expects the verdict to be, if it is sure enough and has not said so before."""
-        session = entry.session
-        assert session.round is not None
-        known = session.ledger.length
-        drafted = entry.run.tokens[len(entry.run.tokens) - entry.run.scored + 1 :]
-        sure = 1.0
-
-        def picked(row: int, position: int) -> int:
-            nonlocal sure
-            offered = drafted[row] if row < len(drafted) else None
-            token, confidence = logits.foresee(row, offered, session.sampling, position, session.trust)
-            sure *= confidence
-            return token
-
-        expected = session.hint(picked)
-        outcome = (expected.accepted, expected.token)
-        if sure < self._options.hint_confidence or outcome in session.round.hinted or expected.base > known:
-            return
-        session.round.hinted.add(outcome)
-        hint = Hint(
-            session.ledger.session, session.ledger.epoch, expected.round, layer, expected.accepted, expected.token, sure
-        )
-        entry.hints.append(hint)
-        self.statistics.hints += 1
-        self._send(session.peer, hint)
-
-    def _commit(self, entry: _Scheduled, logits: Logits, computed_us: int) -> None:
+    def _commit(self, entry: Part, logits: Logits, computed_us: int) -> None:
         session = entry.session
 
         def pick(row: int, position: Position) -> TokenId:
@@ -311,18 +355,21 @@ class Engine:
         round_ = session.round
         assert round_ is not None
         first: Verdict | None = None
-        for answer in session.commit(pick, self._clock_ns() // 1000, computed_us):
+        for answer in session.commit(pick, len(logits), self._clock_ns() // 1000, computed_us):
             if first is None and isinstance(answer, Verdict):
                 first = answer
             self._send(session.peer, answer)
         # The cache holds the fed tokens; keep those that were committed. The last committed one is never in it.
         self._target.keep(session.slot, min(session.slot.length, session.ledger.length - 1))
-        assert first is not None
+        self.statistics.committed += session.ledger.length - before
+        if first is None:
+            self.statistics.dropped_wrongly += 1
+            return
+        session.answered_us = self._clock_ns() // 1000
         self.statistics.rounds += 1
         self.statistics.drafted += len(round_.draft)
         self.statistics.accepted += first.accepted
         entry.round, entry.verdict, entry.committed = round_, first, session.ledger.length - before
-        self.statistics.committed += entry.committed
         self.statistics.hints_confirmed += sum(
             (hint.accepted, hint.token) == (first.accepted, first.token) for hint in entry.hints
         )

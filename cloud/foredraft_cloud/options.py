@@ -26,6 +26,13 @@ class EngineOptions:
     prefill_rows: int = 64
     """Rows of prompts in a pass that also verifies rounds: a bound on how long a prompt delays everybody else."""
     max_draft: int = 64
+    max_waiting_rows: int = 65536
+    """Tokens of unread prompts and of drafts that may wait at a time; who comes with more is refused. One text always may."""
+    gather_us: int = 10_000
+    """Longest time a pass waits for rounds that are about to come, where that pays; 0: never."""
+    drop_confidence: float | None = None
+    """At an exit that is so sure that a drafted token is wrong, what follows the token is dropped from the rest of the pass.
+    ``None``: never, for where exits are not calibrated."""
     hint_confidence: float = 0.5
     """A hint is sent when the exit is at least this sure of the whole outcome."""
 
@@ -39,6 +46,8 @@ class EngineStatistics:
     """Counts since the start; ``*_us`` are microseconds. The last few tell how things stand after the latest pass."""
 
     passes: int = 0
+    gathered: int = 0
+    """Times a pass waited for rounds about to come."""
     rows: int = 0
     prompt_rows: int = 0
     rounds: int = 0
@@ -47,6 +56,12 @@ class EngineStatistics:
     committed: int = 0
     hints: int = 0
     hints_confirmed: int = 0
+    rows_dropped: int = 0
+    """Rows that did not go to full depth: behind a token that an exit took to be wrong, or of a session that was closed."""
+    dropped_wrongly: int = 0
+    """Rounds that had to be verified in two passes because such a token was right."""
+    cancelled: int = 0
+    """Sessions that were closed or resumed in the middle of a pass."""
     model_us: int = 0
     outside_us: int = 0
     """Scheduling, judging and answering: everything in a step but the target."""

@@ -93,6 +93,7 @@ class Registry:
         session.owner = held.owner
         session.heard_us = now_us
         session.evicted = held.evicted
+        session.rhythm = held.rhythm
         session.admitted = held.admitted
         common = 0
         for ours, theirs in zip(held.ledger.tokens, session.ledger.tokens, strict=False):
@@ -113,6 +114,8 @@ class Registry:
             raise Overloaded(
                 f"the server is busy with {self._options.max_sessions} sessions; try again in a while.", 1000
             )
+        if session.answered_us and session.round is None:
+            session.rhythm.observe(now_us - session.answered_us)
         session.parked = False
         session.peer = peer
         session.heard_us = now_us

@@ -89,7 +89,7 @@ class Server:
         self._options = options or EngineOptions()
         self._listener = listener
         self._observer = observer or Unobserved()
-        self._engine = Engine(target, self._answer, self._options, observer=self._observer)
+        self._engine = Engine(target, self._answer, self._options, observer=self._observer, overhear=self._overhear)
         caps = caps or Caps()
         self._turnstile = Turnstile(caps, Audit())
         self._inbox = Inbox(caps.rounds_in_flight)
@@ -321,12 +321,18 @@ class Server:
         self._outbox.append((peer, message))
         self._listener.wake()
 
+    def _overhear(self) -> None:
+        """Tell the engine, in the middle of a pass, what has come meanwhile."""
+        for errand in self._inbox.take(0.0):
+            errand()
+
     def _think(self) -> None:
         worked = False
         try:
             while not self._stopping.is_set():
                 self._model_rests = not worked
-                errands = self._inbox.take(0.0 if worked else 1.0)
+                # Where it is better to wait for rounds about to come, the engine says for how long.
+                errands = self._inbox.take(0.0 if worked else self._engine.pause_s or 1.0)
                 self._model_rests = False
                 for errand in errands:
                     errand()

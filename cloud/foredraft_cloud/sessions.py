@@ -27,6 +27,7 @@ from foredraft_shared.messages import (
 )
 
 from .foresight import TRUST, trust_after
+from .rhythm import Rhythm
 from .target import Run, Slot
 
 __all__ = ["Pick", "Round", "Session"]
@@ -50,8 +51,14 @@ class Round:
     computed_us: int = 0
     chained: bool = False
     """It came before the text it builds on was committed."""
+    due_us: float | None = None
+    """When the device needs the answer, if it has said so."""
     hinted: set[tuple[int, TokenId]] = field(default_factory=set)
     """Outcomes already told to the edge in hints of this round."""
+
+    def __post_init__(self) -> None:
+        if self.request.deadline_ms:
+            self.due_us = self.arrived_us + 1000 * self.request.deadline_ms
 
     @property
     def draft(self) -> tuple[TokenId, ...]:
@@ -99,6 +106,11 @@ class Session:
         """Nobody is at the other end, as far as is known."""
         self.evicted = False
         """Its room in the cache was given to others; it is read again when a round of it comes."""
+        self.rhythm = Rhythm()
+        self.answered_us = 0
+        """When its last round was answered."""
+        self.round_rows = 0
+        """Rows of its last round."""
         self.served = 0
         """When the engine last gave this session rows, as a count of passes: who waited longest goes first."""
 
@@ -164,6 +176,11 @@ class Session:
         return last >= self.prompt_length and bool(self._finish(self.ledger.tokens[last], last))
 
     @property
+    def device(self) -> Hashable:
+        """Who shares the cloud with others: a key, or a connection where nobody proves who he is."""
+        return self.owner or self.peer
+
+    @property
     def wanted(self) -> bool:
         """Somebody waits for it: a round, or the first one that will follow its prompt."""
         return self.round is not None or not (self.parked or self.evicted)
@@ -172,6 +189,13 @@ class Session:
     def unread(self) -> int:
         """Committed tokens not yet in the cache; the last one is always fed together with a round."""
         return self.ledger.length - self.slot.length
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows it needs until its round, or its prompt, is done."""
+        if self.round is None:
+            return max(0, self.unread - 1)
+        return self.unread + len(self._rest(self.round))
 
     def prompt_run(self, rows: int) -> Run:
         """A piece of at most ``rows`` tokens of the unread text, the last token excepted."""
@@ -184,15 +208,17 @@ class Session:
         rest = self._rest(self.round)
         return Run(self.slot, (*self.ledger.tokens[self.slot.length :], *rest), len(rest) + 1)
 
-    def hint(self, pick: Pick) -> Verdict:
-        """The verdict that an exit's picks would give."""
+    def hint(self, pick: Pick, rows: int) -> Verdict | None:
+        """The verdict that an exit's picks would give; ``None`` if ``rows`` rows do not settle it."""
         assert self.round is not None
-        verdict = self._judge(self.round, None, self._known_then(pick))
-        assert verdict is not None
-        return verdict
+        return self._judge(self.round, self.ledger.length + rows, self._known_then(pick))
 
-    def commit(self, pick: Pick, now_us: int, computed_us: int) -> Iterable[Verdict | Resync]:
-        """Judge the round in hand with the full depth's picks, commit, and begin what was waiting for this."""
+    def commit(self, pick: Pick, rows: int, now_us: int, computed_us: int) -> Iterable[Verdict | Resync]:
+        """Judge the round in hand with the full depth's picks, commit, and begin what was waiting for this.
+
+        If all of ``rows`` rows agree with the draft and there is more of it (an exit took a token for wrong that was not),
+        what agrees is committed without a word, and the round stays in hand for the rest.
+        """
         round_ = self.round
         assert round_ is not None
         round_.computed_us += computed_us
@@ -202,8 +228,10 @@ class Session:
             tokens: tuple[TokenId, ...] = (token,)
             verdict = self._verdict(round_.request, before, token)
         else:
-            judged = self._judge(round_, None, self._known_then(pick))
-            assert judged is not None
+            judged = self._judge(round_, before + rows, self._known_then(pick))
+            if judged is None:
+                self.ledger.extend(round_.draft[before - round_.request.base :][:rows])
+                return
             verdict = judged
             self.trust = trust_after(
                 self.trust, len(round_.draft) - round_.request.forced, verdict.accepted - round_.request.forced
@@ -215,7 +243,7 @@ class Session:
         if isinstance(round_.request, Draft) or verdict.finish or round_.end <= self.ledger.length:
             self.round = None
         else:
-            round_.arrived_us, round_.computed_us = now_us, 0
+            round_.arrived_us, round_.computed_us, round_.due_us = now_us, 0, None
         if self.round is None:
             yield from self._promote()
 

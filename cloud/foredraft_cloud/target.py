@@ -75,6 +75,12 @@ class Pass(Protocol):
             RuntimeError: the pass is already at full depth.
         """
 
+    def narrow(self, kept: Sequence[int]) -> None:
+        """Between two steps: take only the first ``kept`` tokens of each run any further; 0 drops the run.
+
+        The views that follow score only the scored rows among them, and at the end the slots have grown by them alone.
+        """
+
 
 class Target(Protocol):
     """A decoder with exits. Used from one thread."""

@@ -53,6 +53,12 @@ class ToyPass:
         self._target = target
         self._batch = batch
         self._exits = list(exits)
+        self._kept = [len(run.tokens) for run in batch]
+
+    def narrow(self, kept: Sequence[int]) -> None:
+        assert self._exits, "the pass is over"
+        assert all(0 <= new <= old for new, old in zip(kept, self._kept, strict=True))
+        self._kept = list(kept)
 
     def step(self, wanted: Sequence[bool] | None = None) -> ExitView:
         if not self._exits:
@@ -60,13 +66,20 @@ class ToyPass:
         layer = self._exits.pop(0)
         final = not self._exits
         logits: list[ToyLogits | None] = []
-        for index, run in enumerate(self._batch):
+        for index, run in enumerate(self._runs()):
             asked = bool(run.scored) and (final or wanted is None or wanted[index])
             logits.append(self._score(run, layer, final) if asked else None)
         if final:
-            for run in self._batch:
+            for run in self._runs():
                 self._target.write(run)
         return ExitView(layer, final, tuple(logits))
+
+    def _runs(self) -> list[Run]:
+        """What is left of the runs."""
+        return [
+            Run(run.slot, run.tokens[:kept], max(0, run.scored - len(run.tokens) + kept))
+            for run, kept in zip(self._batch, self._kept, strict=True)
+        ]
 
     def _score(self, run: Run, layer: int, final: bool) -> ToyLogits:
         text = [*self._target.read(run.slot), *run.tokens]

@@ -103,34 +103,38 @@ class Open(_message.Message):
     def __init__(self, session: _Optional[bytes] = ..., prompt: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping[str, object]]] = ..., limits: _Optional[_Union[Limits, _Mapping[str, object]]] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class Draft(_message.Message):
-    __slots__ = ("round", "base", "digest", "tokens", "forced", "round_trip")
+    __slots__ = ("round", "base", "digest", "tokens", "forced", "round_trip", "deadline_ms")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     BASE_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     FORCED_FIELD_NUMBER: _ClassVar[int]
     ROUND_TRIP_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
     round: int
     base: int
     digest: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
     forced: int
     round_trip: int
-    def __init__(self, round: _Optional[int] = ..., base: _Optional[int] = ..., digest: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., forced: _Optional[int] = ..., round_trip: _Optional[int] = ...) -> None: ...
+    deadline_ms: int
+    def __init__(self, round: _Optional[int] = ..., base: _Optional[int] = ..., digest: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., forced: _Optional[int] = ..., round_trip: _Optional[int] = ..., deadline_ms: _Optional[int] = ...) -> None: ...
 
 class Decode(_message.Message):
-    __slots__ = ("round", "base", "digest", "count", "round_trip")
+    __slots__ = ("round", "base", "digest", "count", "round_trip", "deadline_ms")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     BASE_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
     ROUND_TRIP_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
     round: int
     base: int
     digest: int
     count: int
     round_trip: int
-    def __init__(self, round: _Optional[int] = ..., base: _Optional[int] = ..., digest: _Optional[int] = ..., count: _Optional[int] = ..., round_trip: _Optional[int] = ...) -> None: ...
+    deadline_ms: int
+    def __init__(self, round: _Optional[int] = ..., base: _Optional[int] = ..., digest: _Optional[int] = ..., count: _Optional[int] = ..., round_trip: _Optional[int] = ..., deadline_ms: _Optional[int] = ...) -> None: ...
 
 class Resume(_message.Message):
     __slots__ = ("session", "tokens", "prompt_length", "sampling", "limits", "traceparent")

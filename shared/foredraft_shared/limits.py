@@ -112,6 +112,7 @@ def _round(message: Draft | Decode | Verdict) -> None:
     _within("base", message.base, 1, _U32)
     if not isinstance(message, Verdict):
         _within("round_trip_us", message.round_trip_us, 0, 100 * _U32)
+        _within("deadline_ms", message.deadline_ms, 0, _U32)
 
 
 def _draft(message: Draft) -> None:

@@ -141,6 +141,9 @@ class Draft:
     """This many leading tokens are to be taken as given (lossy); the rest are verified."""
     round_trip_us: int = 0
     """What the link takes, both ways, by the device's own measure; said now and then, for operators. 0: not said."""
+    deadline_ms: int = 0
+    """How soon the device needs the verdict, counted from when it sent this; rounds with less time left are verified
+    first. 0: it does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +158,8 @@ class Decode:
     count: int
     round_trip_us: int = 0
     """See :class:`Draft`."""
+    deadline_ms: int = 0
+    """Of the first token. See :class:`Draft`."""
 
 
 @dataclass(frozen=True, slots=True)

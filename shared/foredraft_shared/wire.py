@@ -264,12 +264,21 @@ def _encode_draft(envelope: Any, message: Draft) -> None:
     body.round, body.base, body.digest, body.forced = message.round, message.base, message.digest, message.forced
     body.tokens.extend(message.tokens)
     body.round_trip = round(message.round_trip_us / TIMING_UNIT_US)
+    body.deadline_ms = message.deadline_ms
 
 
 def _decode_draft(body: Any, session: SessionId, envelope: Any) -> Draft:
     round_trip_us = body.round_trip * TIMING_UNIT_US
     return Draft(
-        session, _epoch(envelope), body.round, body.base, body.digest, tuple(body.tokens), body.forced, round_trip_us
+        session,
+        _epoch(envelope),
+        body.round,
+        body.base,
+        body.digest,
+        tuple(body.tokens),
+        body.forced,
+        round_trip_us,
+        body.deadline_ms,
     )
 
 
@@ -277,11 +286,14 @@ def _encode_decode(envelope: Any, message: Decode) -> None:
     body = envelope.decode
     body.round, body.base, body.digest, body.count = message.round, message.base, message.digest, message.count
     body.round_trip = round(message.round_trip_us / TIMING_UNIT_US)
+    body.deadline_ms = message.deadline_ms
 
 
 def _decode_decode(body: Any, session: SessionId, envelope: Any) -> Decode:
     round_trip_us = body.round_trip * TIMING_UNIT_US
-    return Decode(session, _epoch(envelope), body.round, body.base, body.digest, body.count, round_trip_us)
+    return Decode(
+        session, _epoch(envelope), body.round, body.base, body.digest, body.count, round_trip_us, body.deadline_ms
+    )
 
 
 def _encode_hint(envelope: Any, message: Hint) -> None:

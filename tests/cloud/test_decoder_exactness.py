@@ -107,6 +107,37 @@ def test_rewind_leaves_no_trace(target: DecoderTarget) -> None:
     assert torch.equal(scores(logits), expected[60:])
 
 
+@pytest.mark.parametrize("kept", [[9, 1, 0, 40], [3, 30, 5, 0], [0, 0, 0, 0], [9, 30, 5, 69]])
+def test_rows_dropped_at_an_exit_leave_the_others_alone(target: DecoderTarget, kept: list[int]) -> None:
+    lengths, drafts = [20, 126, 300, 0], [9, 30, 5, 70]
+    texts = [text(length + draft, seed) for seed, (length, draft) in enumerate(zip(lengths, drafts, strict=True))]
+    expected = [feed(target, tokens, [len(tokens)])[1] for tokens in texts]
+    slots = [target.open() for _ in texts]
+    for slot, tokens, length in zip(slots, texts, lengths, strict=True):
+        if length:
+            target.verify([Run(slot, tokens[:length], 0)], exits=False).step()
+    batch = [
+        Run(slot, tokens[length:], draft)
+        for slot, tokens, length, draft in zip(slots, texts, lengths, drafts, strict=True)
+    ]
+    forward = target.verify(batch)
+    forward.step([False] * 4)
+    forward.narrow([min(count, draft) for count, draft in zip(kept, drafts, strict=True)])
+    view = forward.step()
+    for slot, tokens, length, count, logits, whole in zip(
+        slots, texts, lengths, kept, view.logits, expected, strict=True
+    ):
+        assert slot.length == length + count
+        assert (logits is None) == (count == 0)
+        if count:
+            assert torch.equal(scores(logits), whole[length : length + count])
+        rest = tokens[slot.length :]
+        if rest:  # and what was dropped is computed later, as if nothing had been
+            (later,) = target.verify([Run(slot, rest, len(rest))], exits=False).step().logits
+            assert torch.equal(scores(later), whole[length + count :])
+        target.release(slot)
+
+
 def test_used_slot_is_as_good_as_new(target: DecoderTarget) -> None:
     tokens = text(50)
     expected = feed(target, tokens, [50])

@@ -41,9 +41,10 @@ def decode(written: int, count: int, number: int = 1) -> Decode:
 
 def commit(held: Session, now_us: int = 0, computed_us: int = 0) -> list[Verdict | Resync]:
     """One pass, as the engine would do it."""
-    held.slot.length += len(held.round_run().tokens)  # type: ignore[misc]
-    answers = list(held.commit(pick, now_us, computed_us))
-    held.slot.length = min(held.slot.length, held.ledger.length - 1)  # type: ignore[misc]
+    run = held.round_run()
+    held.slot.length += len(run.tokens)
+    answers = list(held.commit(pick, run.scored, now_us, computed_us))
+    held.slot.length = min(held.slot.length, held.ledger.length - 1)
     return answers
 
 
@@ -71,7 +72,7 @@ def test_prompt_runs_are_pieces_and_leave_the_last_token():
     for _ in range(5):
         piece = held.prompt_run(2)
         assert piece.scored == 0
-        held.slot.length += len(piece.tokens)  # type: ignore[misc]
+        held.slot.length += len(piece.tokens)
         fed.extend(piece.tokens)
     assert tuple(fed) == PROMPT[:-1]
 
@@ -159,7 +160,7 @@ def test_rounds_ahead_that_were_passed_by_are_forgotten():
 def test_a_hint_says_what_the_verdict_would_be_and_changes_nothing():
     held = session(stop_tokens=(TEXT[2],))
     list(held.receive(draft(0, TEXT[:5]), 0))
-    expected = held.hint(pick)
+    expected = held.hint(pick, 9)
     assert (expected.accepted, expected.token, expected.finish) == (2, TEXT[2], "stop")
     assert held.ledger.length == len(PROMPT)
     (verdict,) = commit(held)
@@ -176,8 +177,8 @@ def test_forced_tokens_are_not_asked_for():
         asked.append(row)
         return 50
 
-    held.slot.length = 7  # type: ignore[misc]
-    (verdict,) = held.commit(picking, 0, 0)
+    held.slot.length = 7
+    (verdict,) = held.commit(picking, 4, 0, 0)
     assert isinstance(verdict, Verdict)
     assert (verdict.accepted, verdict.token) == (2, 50)
     assert asked == [2]
