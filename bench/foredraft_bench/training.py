@@ -18,9 +18,27 @@ from foredraft_shared.errors import UsageError
 
 from .exit_commands import exits
 
-__all__ = ["evaluate", "train"]
+__all__ = ["evaluate", "export", "train"]
 
 train.command("exits")(exits)
+
+
+@train.command("export")
+def export(
+    draft: Annotated[Path, typer.Argument(help="The artifact of a trained draft, FILE.safetensors.")],
+    out: Annotated[Path, typer.Option(help="The GGUF file to write, for llama.cpp; use it as llama:FILE.gguf.")],
+    target: TargetOption = "smollm2-135m",
+    offline: Offline = False,
+) -> None:
+    """Write a trained draft as a GGUF file, with the target's embedding and tokenizer in it."""
+    from foredraft_shared.models import open_model
+    from foredraft_shared.models.artifacts import load_artifact
+    from foredraft_shared.models.gguf_export import export_gguf
+
+    if not draft.exists():
+        raise UsageError(f"{draft}: no such file; train one with `foredraft train draft`.")
+    path = export_gguf(open_model(target, offline=offline), load_artifact(draft, "draft"), out)
+    Console(highlight=False, soft_wrap=True).print(f"{path}: {path.stat().st_size / 1e6:.0f} MB")
 
 
 @train.command("evaluate")

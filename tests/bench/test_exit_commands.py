@@ -14,11 +14,15 @@ from typer.testing import CliRunner
 from foredraft_bench.evaluation_report import markdown, write_report
 from foredraft_bench.exit_planning import advise
 from foredraft_bench.training import train
+from foredraft_cloud.training.prompts import excluded_hashes, prompt_hash
+from foredraft_cloud.training.shards import read_texts
+from foredraft_shared.command import main
 from foredraft_shared.errors import UsageError, VocabularyMismatch
 from foredraft_shared.models import open_model
-from foredraft_shared.models.artifacts import load_artifact
+from foredraft_shared.models.artifacts import load_artifact, prompt_hashes
 
 QUESTIONS = [f"The robot takes {number} cups from the table, where are they?" for number in range(30)]
+HELD_OUT = ["Who is there?", "How many cups are red?"]
 
 
 def run(*words: object) -> str:
@@ -32,11 +36,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a target of the Qwen2 family, its answers, and heads after its layers 1 and 2."""
     folder = tmp_path_factory.mktemp("made")
     target = checkpoints.write_hugging_face(folder / "target", "qwen2", layers=3)
-    for name, questions in (("prompts", QUESTIONS), ("held_out", ["Who is there?", "How many cups are red?"])):
+    for name, questions in (("prompts", QUESTIONS), ("held_out", HELD_OUT)):
         texts = (json.dumps({"prompt": question, "category": "cups"}) + "\n" for question in questions)
         (folder / f"{name}.jsonl").write_text("".join(texts))
     sizes = ["--tokens", 500, "--answer", 16, "--slots", 8, "--longest", 100, "--shard", 200, "--dtype", "float32"]
-    run("collect", "--target", target, "--prompts", folder / "prompts.jsonl", "--out", folder / "data", *sizes)
+    asked = ["--prompts", folder / "prompts.jsonl", "--never", folder / "held_out.jsonl", "--out", folder / "data"]
+    run("collect", "--target", target, *asked, *sizes)
     shape = ["--layers", "2,1", "--vocabulary", 150, "--minutes", 0.03, "--validation", 0.3, "--head", "attention"]
     heads = folder / "exits.safetensors"
     output = run("exits", "--target", target, "--data", folder / "data", "--out", heads, *shape)
@@ -67,6 +72,21 @@ def test_exits_are_trained_for_any_target(made: Path) -> None:
         assert fact["finished"]
         assert fact["hints"]["rounds"] > 0
         assert 0.0 <= fact["hints"]["ece"] <= 1.0
+
+
+def test_nothing_held_out_was_trained_on(made: Path) -> None:
+    trained_on = prompt_hashes(load_artifact(made / "exits.safetensors", "exits"))
+    assert trained_on == {text.key for text in read_texts(made / "data", open_model(made / "target"))}
+    assert trained_on & {prompt_hash(question) for question in QUESTIONS}
+    assert not trained_on & excluded_hashes([made / "held_out.jsonl"])
+    assert prompt_hash(HELD_OUT[0].upper()) in excluded_hashes([made / "held_out.jsonl"]), "spelling hides nothing"
+
+
+def test_its_card_tells_how_it_was_made(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "show", str(made / "exits.safetensors")]) == 0
+    card = " ".join(capsys.readouterr().out.split())
+    for part in ("Exit heads for target", "After layer 1", "After layer 2", "calibration error", "prompts"):
+        assert part in card
 
 
 def test_evaluating_judges_every_exit(figures: dict[str, Any]) -> None:

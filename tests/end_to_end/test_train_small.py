@@ -24,8 +24,11 @@ def foredraft_train(*words: object) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_few_minutes_make_a_draft_that_foresees_more_than_the_untrained_one(smollm2: Model, tmp_path: Path) -> None:
+def test_a_few_minutes_make_a_draft_and_exits_that_foresee_more_than_untrained_ones(
+    smollm2: Model, tmp_path: Path
+) -> None:
     data, draft, figures = tmp_path / "data", tmp_path / "draft.safetensors", tmp_path / "figures.json"
+    exits, untrained = tmp_path / "exits.safetensors", tmp_path / "untrained.json"
     # Few prompts lie in the repository, so the target invents most of its questions.
     sizes = ["--tokens", 6000, "--answer", 64, "--slots", 32, "--invented", 0.9, "--shard", 2000]
     foredraft_train("collect", "--target", smollm2.path, "--prompts", PROMPTS, "--out", data, *sizes)
@@ -35,8 +38,19 @@ def test_a_few_minutes_make_a_draft_that_foresees_more_than_the_untrained_one(sm
     before, after = facts["untrained"], facts["validation"]
     assert after["greedy"] + after["sampled"] > before["greedy"] + before["sampled"]
     assert draft.stat().st_size < 30_000_000
-    options = ["--prompts", PROMPTS, "--limit", 6, "--tokens", 24, "--json", figures]
-    foredraft_train("evaluate", "--target", smollm2.path, "--draft", f"draft:{draft}", *options)
+    options = ["--layers", 15, "--minutes", 1.5, "--look-every", 0.5, "--validation", 0.2, "--vocabulary", 4096]
+    foredraft_train("exits", "--target", smollm2.path, "--data", data, "--out", exits, *options)
+    facts = load_artifact(exits, "exits").facts["exits"]["15"]
+    assert facts["validation"]["greedy"] + facts["validation"]["sampled"] > (
+        facts["untrained"]["greedy"] + facts["untrained"]["sampled"]
+    ), "more than the closed-form start"
+    options = ["--target", smollm2.path, "--prompts", PROMPTS, "--limit", 6, "--tokens", 24]
+    foredraft_train("evaluate", *options, "--draft", "first:6", "--exits", 15, "--json", untrained)
+    foredraft_train("evaluate", *options, "--draft", f"draft:{draft}", "--heads", exits, "--json", figures)
     found = json.loads(figures.read_text())
+    (hints,), (lens,) = found["exits"], json.loads(untrained.read_text())["exits"]
+    assert hints["layer"] == 15
+    assert hints["right"] > lens["right"], "the target's own head applied early"
+    assert hints["cost"] < lens["cost"]
     assert 0.05 < found["alpha_greedy"] < 1
     assert 0 < found["draft_cost_ratio"] < 0.8

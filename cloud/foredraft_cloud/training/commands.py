@@ -144,7 +144,7 @@ def draft_command(
     import torch
 
     from foredraft_shared.models import open_model
-    from foredraft_shared.models.artifacts import save_artifact
+    from foredraft_shared.models.artifacts import PROMPTS, prompts_tensor, save_artifact
 
     from .drafts import DraftModel
     from .fitting import FitOptions, acceptance, fit, rounded
@@ -198,7 +198,8 @@ def draft_command(
             "seconds": time.monotonic() - began,
             **more,
         }
-        save_artifact(out, "draft", model, draft.arrays(), {name: rounded(value) for name, value in facts.items()})
+        arrays = draft.arrays() | {PROMPTS: prompts_tensor(text.key for text in [*texts, *held_out])}
+        save_artifact(out, "draft", model, arrays, {name: rounded(value) for name, value in facts.items()})
 
     def report(progress: Progress) -> None:
         if progress.acceptance is None:

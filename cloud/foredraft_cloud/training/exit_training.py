@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from foredraft_shared.errors import UsageError
 from foredraft_shared.models import Model
-from foredraft_shared.models.artifacts import load_artifact, save_artifact
+from foredraft_shared.models.artifacts import PROMPTS, load_artifact, prompts_tensor, save_artifact
 
 from ..trained_heads import layers_of
 from .exits import ExitModel
@@ -99,7 +99,10 @@ def train_exits(
     if tokens is None:
         size = min(options.vocabulary, model.config.vocabulary)
         tokens = sub_vocabulary(training, model.config.vocabulary, size, model.tokenizer.stop_tokens)
-    tensors: dict[str, NDArray[np.generic]] = {"head.tokens": tokens.astype(np.int32)}
+    tensors: dict[str, NDArray[np.generic]] = {
+        "head.tokens": tokens.astype(np.int32),
+        PROMPTS: prompts_tensor(text.key for text in texts),
+    }
     found: dict[str, Any] = {}
     for layer, (arrays, fact) in kept.items():
         tensors |= arrays

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -21,8 +21,20 @@ from numpy.typing import NDArray
 from ..errors import ModelDamaged, VocabularyMismatch
 from .opened import Model
 
-__all__ = ["Artifact", "load_artifact", "save_artifact", "shipped", "target_fingerprint"]
+__all__ = [
+    "PROMPTS",
+    "Artifact",
+    "artifact_kind",
+    "load_artifact",
+    "prompt_hashes",
+    "prompts_tensor",
+    "save_artifact",
+    "shipped",
+    "target_fingerprint",
+]
 
+PROMPTS = "data.prompts"
+"""The tensor that names the prompts an artifact was trained on, [prompts, 2] int32."""
 _FORMAT = 1
 _KEY = "foredraft"
 _SCALE = ".scale"
@@ -141,6 +153,22 @@ def load_artifact(path: Path, kind: str) -> Artifact:
     except (SafetensorError, KeyError, ValueError) as error:
         raise ModelDamaged(f"{path} cannot be read ({error}); install foredraft again, or train it again.") from None
     return Artifact(path, kind, metadata["target"], metadata["target_fingerprint"], metadata["facts"], tensors)
+
+
+def artifact_kind(path: Path) -> str:
+    """``draft`` or ``exits``; raises :class:`ModelDamaged` if it is no artifact."""
+    return str(_metadata(path).get("kind"))
+
+
+def prompts_tensor(hashes: Iterable[int]) -> NDArray[np.int32]:
+    """64-bit hashes as :data:`PROMPTS` holds them, ascending."""
+    return np.array(sorted(set(hashes)), "<u8").view("<i4").reshape(-1, 2)
+
+
+def prompt_hashes(artifact: Artifact) -> set[int]:
+    """Of the prompts that it was trained on; empty if its maker did not note them."""
+    stored = artifact.tensors.get(PROMPTS)
+    return set() if stored is None else set(np.ascontiguousarray(stored, "<i4").view("<u8").ravel().tolist())
 
 
 def _metadata(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,6 +11,8 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from . import cache, hub
+from .artifact_card import artifact_card
+from .artifacts import artifact_kind, load_artifact, shipped
 from .catalogue import CATALOGUE
 from .opened import Model
 from .store import locate, open_model
@@ -49,7 +52,11 @@ def pull(reference: Reference, offline: Offline = False) -> None:
 
 @models.command()
 def show(reference: Reference, offline: Offline = False) -> None:
-    """Shape, size, tokenizer and origin of a model; fetches it if need be."""
+    """Shape, size, tokenizer and origin of a model; fetches it if need be. Of a trained artifact: its card."""
+    if _is_artifact(reference):
+        path = Path(reference)
+        Console().print(Markdown(artifact_card(load_artifact(path, artifact_kind(path)))))
+        return
     model = open_model(reference, offline=offline)
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
@@ -62,6 +69,15 @@ def show(reference: Reference, offline: Offline = False) -> None:
     if entry and (card := entry.card()):
         console.print()
         console.print(Markdown(card))
+    for kind in ("draft", "exits"):
+        if trained := shipped(model, kind):
+            console.print()
+            console.print(Markdown(artifact_card(load_artifact(trained, kind))))
+
+
+def _is_artifact(reference: str) -> bool:
+    """A single safetensors file of ours, not a folder of somebody's model."""
+    return reference.endswith(".safetensors") and Path(reference).is_file()
 
 
 def facts(model: Model) -> dict[str, str]:

@@ -84,6 +84,11 @@ class GgufFile:
         """A metadata value as a Python value (number, string, bool or list), or ``default``."""
         return self._values.get(key, default)
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Names of all metadata values, in the order of the file."""
+        return tuple(self._values)
+
     def __contains__(self, key: str) -> bool:
         return key in self._values
 

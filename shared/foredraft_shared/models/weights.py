@@ -36,7 +36,7 @@ from .safetensors_file import SafetensorsFiles
 if TYPE_CHECKING:
     from .gguf_file import GgufFile
 
-__all__ = ["FloatArray", "Weights"]
+__all__ = ["FloatArray", "Weights", "gguf_tensor"]
 
 FloatArray: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -191,6 +191,19 @@ def _unpermute(values: FloatArray, heads: int) -> FloatArray:
     pairs = values.shape[0] // heads // 2
     split = values.reshape(heads, pairs, 2, *values.shape[1:])
     return np.ascontiguousarray(split.swapaxes(1, 2)).reshape(values.shape)
+
+
+def gguf_tensor(name: str, values: FloatArray, config: ModelConfig, architecture: str) -> tuple[str, FloatArray]:
+    """A tensor of ours as a GGUF file of ``architecture`` holds it: its name there, and its rows in llama.cpp's order."""
+    layer, part, kind = "", *name.rsplit(".", 1)
+    if name.startswith("layers."):
+        _, number, part = part.split(".", 2)
+        layer = f"blk.{number}."
+    heads = {"attn.q": config.heads, "attn.k": config.kv_heads}.get(part, 0) if architecture == "llama" else 0
+    if heads:
+        split = values.reshape(heads, 2, values.shape[0] // heads // 2, *values.shape[1:])
+        values = np.ascontiguousarray(split.swapaxes(1, 2)).reshape(values.shape)
+    return f"{layer}{(_LAYER_PARTS | _TOP_PARTS)[part][1]}.{kind}", values
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

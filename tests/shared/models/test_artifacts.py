@@ -10,7 +10,16 @@ import pytest
 
 from foredraft_shared.errors import ModelDamaged, VocabularyMismatch
 from foredraft_shared.models import Model, open_model
-from foredraft_shared.models.artifacts import load_artifact, save_artifact, shipped, target_fingerprint
+from foredraft_shared.models.artifacts import (
+    PROMPTS,
+    artifact_kind,
+    load_artifact,
+    prompt_hashes,
+    prompts_tensor,
+    save_artifact,
+    shipped,
+    target_fingerprint,
+)
 
 
 @pytest.fixture
@@ -64,3 +73,12 @@ def test_the_wrong_kind_and_a_truncated_file_are_refused(model: Model, tmp_path:
 
 def test_nothing_is_shipped_for_a_model_nobody_trained_for(model: Model) -> None:
     assert shipped(model, "draft") is None
+
+
+def test_the_prompts_it_was_trained_on_come_back(model: Model, tmp_path: Path) -> None:
+    path, hashes = tmp_path / "draft.safetensors", {0, 7, 2**31, 2**63 + 5, 2**64 - 1}
+    save_artifact(path, "draft", model, {PROMPTS: prompts_tensor([*hashes, 7])}, {})
+    assert artifact_kind(path) == "draft"
+    assert prompt_hashes(load_artifact(path, "draft")) == hashes
+    save_artifact(path, "draft", model, {"norm.weight": np.ones(4, np.float32)}, {})
+    assert prompt_hashes(load_artifact(path, "draft")) == set()
