@@ -14,9 +14,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from foredraft_edge.client import Client
-from foredraft_shared.errors import PromptTooLong, UsageError
-from foredraft_shared.messages import SamplingParams, TokenId
+from foredraft_shared.errors import UsageError
+from foredraft_shared.messages import SamplingParams
 from foredraft_shared.traces import TraceWriter, read_trace
 from foredraft_shared.traces.chrome import chrome_trace
 from foredraft_shared.transports.relay import LinkSettings
@@ -30,7 +29,7 @@ from .prompts import DEMONSTRATION, WARM_UP, read_prompts
 from .report import as_json, check_writable, first_difference, table, write_atomically
 from .runs import schedule
 from .screen import Screen, screen_for, telling
-from .stage import Pair, Stage, short_name
+from .stage import Pair, Stage, encoded, short_name
 
 __all__ = ["demo"]
 
@@ -174,37 +173,26 @@ def _introduction(settings: Settings, cores: Cores) -> Text:
 
 def _run(place: Place, settings: Settings, traces: dict[str, TraceWriter], screen: Screen) -> dict[str, list[Answer]]:
     client = place.client
-    encoded = [_encode(client, settings, index, prompt) for index, prompt in enumerate(settings.prompts)]
+    prompts = encoded(client, settings.prompts, settings.max_tokens, "--max-tokens")
     with telling("warming up"):
         for name in settings.modes:
             MODES[name].answer(place, Task(client.encode(WARM_UP), settings.sampling, _WARM_UP_TOKENS))
     screen.legend()
     answers: dict[str, list[Answer]] = {name: [] for name in settings.modes}
     last = -1
-    for index, name in schedule(len(encoded), settings.modes):
+    for index, name in schedule(len(prompts), settings.modes):
         if index != last:
-            screen.prompt(index, len(encoded), settings.prompts[index])
+            screen.prompt(index, len(prompts), settings.prompts[index])
             last = index
         given: Answer | None = None
         screen.begin(MODES[name])
         try:
-            task = Task(encoded[index], settings.sampling, settings.max_tokens)
+            task = Task(prompts[index], settings.sampling, settings.max_tokens)
             given = MODES[name].answer(place, task, watcher=screen, trace=traces.get(name))
         finally:
             screen.end(given)
         answers[name].append(given)
     return answers
-
-
-def _encode(client: Client, settings: Settings, index: int, prompt: str) -> Sequence[TokenId]:
-    tokens = client.encode(prompt)
-    assert client.welcome is not None
-    if len(tokens) + settings.max_tokens > client.welcome.context:
-        raise PromptTooLong(
-            f"prompt {index + 1} has {len(tokens)} tokens and {settings.max_tokens} more were asked for, but the model's "
-            f"context is {client.welcome.context}; shorten it or lower --max-tokens."
-        )
-    return tokens
 
 
 # --- traces

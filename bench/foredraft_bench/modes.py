@@ -114,7 +114,7 @@ class OurMode:
         if place.client.drafter is None and self.request != "cloud":
             return "there is no draft model; name one with --draft"
         welcome = place.client.welcome
-        if self.needs_hints and welcome is not None and not welcome.exits:
+        if self.needs_hints and welcome is not None and len(welcome.exits) < 2:  # the last one is the verdict
             return "the target gives no hints, so it would be the same as drafting ahead; name its exits with --exits"
         return ""
 

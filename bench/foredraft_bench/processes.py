@@ -199,7 +199,7 @@ def watching(cloud: CloudProcess, link: int | None = None) -> Iterator[None]:
         if _ended(cloud.pid):
             raise cloud.failure()
         if link is not None and _ended(link):
-            raise LinkError("the link emulator's process has ended; run the demonstration again.")
+            raise LinkError("the link emulator's process has ended; run the command again.")
 
     before = signal.signal(signal.SIGCHLD, look)
     try:

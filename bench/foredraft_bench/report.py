@@ -92,7 +92,7 @@ def check_writable(path: Path) -> None:
         raise UsageError(f"cannot write {path}: you may not write to {path.parent}; name another folder.")
 
 
-def write_atomically(path: Path, report: Mapping[str, Any]) -> None:
+def write_atomically(path: Path, report: Mapping[str, Any], *, indent: int | None = 1) -> None:
     """Write JSON so that whoever reads ``path`` sees the old file or the whole new one.
 
     Raises:
@@ -100,7 +100,7 @@ def write_atomically(path: Path, report: Mapping[str, Any]) -> None:
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        partial.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(report, ensure_ascii=False, indent=indent) + "\n", encoding="utf-8")
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)

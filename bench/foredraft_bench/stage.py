@@ -18,8 +18,9 @@ from typing_extensions import Self
 from foredraft_edge.client import Client
 from foredraft_edge.drafters.base import Drafter
 from foredraft_edge.drafters.loading import default_draft, load_drafter
-from foredraft_shared.errors import UsageError
+from foredraft_shared.errors import PromptTooLong, UsageError
 from foredraft_shared.interrupts import interrupts_wait
+from foredraft_shared.messages import TokenId
 from foredraft_shared.models import Tokenizer, open_model
 from foredraft_shared.transports.link_process import LinkProcess
 from foredraft_shared.transports.relay import LinkSettings
@@ -28,7 +29,7 @@ from .modes import Place
 from .processes import CloudProcess, Cores, choose_cores, pin, watching
 from .screen import telling
 
-__all__ = ["DTYPES", "Connected", "Pair", "Stage", "short_name"]
+__all__ = ["DTYPES", "Connected", "Pair", "Stage", "encoded", "short_name"]
 
 DTYPES = ("bfloat16", "float32")
 
@@ -100,16 +101,18 @@ class Stage:
         return self.tokenizer.decode([token])
 
     @contextlib.contextmanager
-    def connected(self, settings: LinkSettings, *, devices: int = 1, seed: int = 0) -> Iterator[Connected]:
+    def connected(
+        self, settings: LinkSettings, *, recording: str = "", devices: int = 1, seed: int = 0
+    ) -> Iterator[Connected]:
         """So many devices, each with a draft model of its own and a connection through one emulated network.
 
         While inside, the end of the cloud's or of the network's process raises at once in the main thread. A device's
-        planner begins anew.
+        planner begins anew. A ``recording`` is played in place of ``settings``.
         """
         with contextlib.ExitStack() as stack:
             with interrupts_wait():
-                values: dict[str, Any] = {**asdict(settings), "seed": seed % 2**32}
-                link = stack.enter_context(LinkProcess(self.cloud.address, **values))
+                values: dict[str, Any] = {} if recording else {**asdict(settings), "seed": seed % 2**32}
+                link = stack.enter_context(LinkProcess(self.cloud.address, recording=recording or None, **values))
                 drafters = [self._drafter(index) for index in range(devices)]
             # Beside whichever side is idle when a message comes: pinned to the edge's core it would wait for the draft model.
             pin(link.pid, (*self.cores.edge, *self.cores.cloud))
@@ -163,6 +166,23 @@ class _Lent:
 
     def close(self) -> None:
         """Stays open; its owner closes it."""
+
+
+def encoded(client: Client, prompts: Sequence[str], max_tokens: int, option: str) -> list[Sequence[TokenId]]:
+    """The prompts as token ids; ``option`` is what asks for so many tokens.
+
+    Raises:
+        PromptTooLong: one and its answer are longer than the model's context; says which.
+    """
+    assert client.welcome is not None
+    found = [client.encode(prompt) for prompt in prompts]
+    for number, tokens in enumerate(found, start=1):
+        if len(tokens) + max_tokens > client.welcome.context:
+            raise PromptTooLong(
+                f"prompt {number} has {len(tokens)} tokens and {max_tokens} more were asked for, but the model's context "
+                f"is {client.welcome.context}; shorten it or lower {option}."
+            )
+    return list(found)
 
 
 def short_name(draft: str) -> str:
