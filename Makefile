@@ -28,7 +28,7 @@ OUT ?= out/faults
 # Runs "$(call timed,what,command)" and tells how long it took.
 timed = started=$$SECONDS; $(2); echo "· $(1): $$((SECONDS - started)) s"
 
-.PHONY: help demo test test-slow train-small law faults lint format proto lock clean
+.PHONY: help demo test test-slow train-small law faults bench-quick bench-full lint format proto lock clean
 
 help: ## Show this list.
 	@echo "make TARGET; the environment is made in $(VENV) when first needed."
@@ -52,6 +52,14 @@ law: $(STAMP) ## Put the one law to the test: 1,200 texts of the real model in e
 
 faults: $(STAMP) ## Break everything that can break while texts are written; the report goes to OUT=out/faults.
 	@$(call timed,faults,$(BIN)/foredraft bench faults --out "$(OUT)" $(ARGS))
+
+bench-quick: OUT = out/bench
+bench-quick: $(STAMP) ## Compare all modes over three networks, in under five minutes; the report goes to OUT=out/bench.
+	@$(call timed,bench-quick,$(BIN)/foredraft bench --quick --out "$(OUT)" $(ARGS))
+
+bench-full: OUT = docs/bench
+bench-full: $(STAMP) ## Compare them over all networks, lengths and numbers of devices, in 20 minutes; into OUT=docs/bench.
+	@$(call timed,bench-full,$(BIN)/foredraft bench --full --recording tests/data/link_recording.csv --out "$(OUT)" $(ARGS))
 
 lint: $(STAMP) ## Check style, format, types and the direction of imports.
 	@$(call timed,ruff check,$(BIN)/ruff check --quiet)

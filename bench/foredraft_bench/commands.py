@@ -31,7 +31,7 @@ def _group(
     is_full: Annotated[
         bool, typer.Option("--full", help="All networks, lengths and numbers of devices, in about 20 minutes.")
     ] = False,
-    out: Annotated[Path, typer.Option(help="Folder for the report; made if need be.")] = Path("bench-report"),
+    out: Annotated[Path, typer.Option(help="Folder for the report; made if need be.")] = Path("out/bench"),
     target: Annotated[str, typer.Option(help="The cloud's model: a name, folder, hub id or GGUF file.")] = (
         "smollm2-135m"
     ),

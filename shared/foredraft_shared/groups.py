@@ -36,7 +36,7 @@ _EXTRAS = {
     "foredraft_edge": "foredraft[edge]",
     "foredraft_cloud": "foredraft[cloud]",
     "foredraft_shared": "foredraft[models]",
-    "foredraft_bench": "foredraft[edge,cloud]",
+    "foredraft_bench": "foredraft[bench]",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shlex
 import sys
 import time
@@ -37,7 +38,7 @@ REPORT, TABLE, PAGE = "report.json", "report.md", "report.html"
 
 
 def run(
-    out: Annotated[Path, typer.Option(help="Folder for the report; made if need be.")] = Path("bench-report"),
+    out: Annotated[Path, typer.Option(help="Folder for the report; made if need be.")] = Path("out/bench"),
     target: Annotated[str, typer.Option(help="The cloud's model: a name, folder, hub id or GGUF file.")] = (
         "smollm2-135m"
     ),
@@ -121,6 +122,7 @@ def render(
 
 
 def _carry_out(plan: Plan, out: Path) -> None:
+    importlib.import_module("matplotlib")  # that it is missing is to be said before the work and not after it
     _check_folder(out)
     stop_on_termination()
     console = Console(stderr=True)

@@ -156,11 +156,11 @@ def full(pair: Pair, recording: Network | None = None) -> Plan:
     far = [Network(name, PROFILES[name]) for name in ("intercontinental", "satellite")]
     over_5g = Network("5g", PROFILES["5g"])
     patient = tuple(name for name in DEFAULT_MODES if name != "remote")
-    cells = [Cell(each, 48, runs=3) for each in near]
+    cells = [Cell(each, 40, runs=3) for each in near]
     cells += [Cell(each, 32, patient, runs=2, prompts=2) for each in far]
     cells += [Cell(over_5g, tokens, ("cloud", "ahead", "auto"), runs=2, prompts=1) for tokens in (128, 512)]
     cells += [Cell(over_5g, 2048, ("cloud", "auto"), runs=1, prompts=1)]
-    cells += [Cell(over_5g, 48, ("cloud", "waiting", "ahead", "auto"), devices, runs=2) for devices in (2, 4)]
+    cells += [Cell(over_5g, 40, ("cloud", "waiting", "ahead", "auto"), devices, runs=2) for devices in (2, 4)]
     return Plan(pair, tuple(cells), past_the_end=True)
 
 

@@ -53,12 +53,13 @@ _LOOKS = {
     "remote": Look(PURPLE, "v", ":"),
     "waiting": Look(ORANGE, "^", "--"),
     "unchained": Look(SKY, "D", "-."),
-    "hintless": Look(VERMILION, "P", "--"),
+    "hintless": Look(BLUE, "P", ":"),
+    "single-head": Look(VERMILION, "<", "-."),
     "ahead": Look(BLUE, "o", "-"),
     "auto": Look(GREEN, "*", "-"),
 }
 _OTHERS = (
-    Look(VERMILION, "<", "-."), Look(PURPLE, ">", "--"), Look(ORANGE, "h", ":"), Look(SKY, "p", "-"),
+    Look(VERMILION, "H", ":"), Look(PURPLE, ">", "--"), Look(ORANGE, "h", ":"), Look(SKY, "p", "-"),
 )  # fmt: skip
 
 _DECIMALS = re.compile(rb"(\d\.\d\d)\d+")
