@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from foredraft_shared.errors import Overloaded, PromptTooLong
 from foredraft_shared.messages import Close, Decode, Draft, EdgeMessage, Failure, Hello, Open, Resume
+from foredraft_shared.token_bucket import TokenBucket
 from foredraft_shared.transports.base import Peer
 
-from .audit import Audit, TokenBucket, short
+from .audit import Audit, short
 
 __all__ = ["Caps", "Turnstile", "tokens_to_read"]
 

@@ -33,6 +33,7 @@ class Inbox:
         self._waiting: list[Errand] = []
         self._waiting_tokens = 0
         self._waiting_of: Counter[Hashable] = Counter()
+        self._own: set[Errand] = set()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -57,6 +58,13 @@ class Inbox:
         with self._changed:
             self._add(errand)
 
+    def tell_once(self, errand: Errand) -> None:
+        """The same, unless it waits already."""
+        with self._changed:
+            if errand not in self._own:
+                self._own.add(errand)
+                self._add(errand)
+
     def take(self, timeout_s: float) -> list[Errand]:
         """Everything that waits now, oldest first; if that is nothing, wait for something.
 
@@ -68,6 +76,7 @@ class Inbox:
             taken, self._waiting = self._waiting, []
             self._waiting_tokens = 0
             self._waiting_of.clear()
+            self._own.clear()
             return taken
 
     def _add(self, errand: Errand) -> None:

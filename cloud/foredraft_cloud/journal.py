@@ -15,8 +15,9 @@ import structlog
 
 from foredraft_shared.errors import UsageError
 from foredraft_shared.messages import SessionId
+from foredraft_shared.token_bucket import TokenBucket
 
-from .audit import LINES_PER_SECOND, TokenBucket, short
+from .audit import LINES_PER_SECOND, short
 from .observer import Closing, Opening, Unobserved
 from .sessions import Session
 

@@ -31,13 +31,15 @@ from foredraft_shared.messages import (
     Ping,
     Pong,
     Resume,
+    SessionId,
     Verdict,
     Welcome,
 )
+from foredraft_shared.token_bucket import TokenBucket
 from foredraft_shared.transports.base import Counters, Listener, Peer
 from foredraft_shared.transports.peer_table import PeerTable
 
-from .audit import Audit, TokenBucket, printable
+from .audit import Audit, printable
 from .caps import Caps, Turnstile, tokens_to_read
 from .engine import Engine, EngineOptions, EngineStatistics
 from .inbox import Inbox
@@ -102,6 +104,7 @@ class Server:
         self._failed: BaseException | None = None
         self._peers: PeerTable[None] = PeerTable(lambda: None)
         self._greetings_told = TokenBucket(10.0, 50.0)
+        self._unread: set[tuple[Peer, SessionId]] = set()
         self._model_rests = True
         self._worked_at = time.monotonic()
         # A prompt that the target cannot hold is refused by its length, or reading it would take longer than a pass.
@@ -307,15 +310,23 @@ class Server:
         return None
 
     def _flush(self) -> None:
-        while self._outbox:
+        for _ in range(len(self._outbox)):  # what comes meanwhile is for the next time: devices want to be heard, too
             peer, message = self._outbox.popleft()
             self._worked_at = time.monotonic()
+            if isinstance(message, Verdict) and (peer, message.session) in self._unread:
+                continue
             if not self._listener.send(peer, message):
                 self._peers.forget(peer)
                 if isinstance(message, Verdict):
-                    self._inbox.tell(partial(self._engine.give_up, peer, message.session))
+                    self._unread.add((peer, message.session))
+                    self._inbox.tell_once(self._give_up)
 
     # --- model thread
+
+    def _give_up(self) -> None:
+        """Work no longer for those who do not read."""
+        while self._unread:
+            self._engine.give_up(*self._unread.pop())
 
     def _answer(self, peer: Peer, message: CloudMessage) -> None:
         self._outbox.append((peer, message))

@@ -37,7 +37,7 @@ Pick = Callable[[int, Position], TokenId]
 
 MAX_AHEAD = 8
 """Chained rounds kept per session; a device that sends more is only wasting its own uplink."""
-MAX_TOLD_AGAIN = 128
+MAX_TOLD_AGAIN = 32
 """Verdicts with which one repeated decode is answered from the text: it may be a few bytes that ask for thousands of
 messages. A device that missed more asks on from where it then stands."""
 

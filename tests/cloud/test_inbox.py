@@ -61,3 +61,12 @@ def test_an_errand_ends_the_wait():
     assert inbox.take(10.0) == [nothing]
     timer.join()
     assert inbox.take(0.01) == []
+
+
+def test_what_is_told_once_waits_once():
+    inbox = Inbox()
+    for _ in range(3):
+        inbox.tell_once(nothing)
+    assert inbox.take(0.0) == [nothing]
+    inbox.tell_once(nothing)
+    assert inbox.take(0.0) == [nothing]

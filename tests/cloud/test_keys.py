@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from foredraft_cloud.audit import TokenBucket, printable
+from foredraft_cloud.audit import printable
 from foredraft_cloud.caps import Caps, Turnstile
 from foredraft_cloud.identity import certificate, server_key_pair
 from foredraft_cloud.keys import KeyStore, written_token
@@ -15,6 +15,7 @@ from foredraft_shared.clock import ManualClock
 from foredraft_shared.errors import EnrolmentRefused, UsageError
 from foredraft_shared.messages import Close, Decode, Failure, Hello, Open, Ping, Resume
 from foredraft_shared.private_files import write_private
+from foredraft_shared.token_bucket import TokenBucket
 from foredraft_shared.transports.base import Peer
 from foredraft_shared.transports.curve import is_key, new_key_pair
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Literal
 
 from ..clock import Clock
 from ..errors import Malformed, PromptTooLong
 from ..limits import MAX_MESSAGE_BYTES
 from ..messages import CloudMessage, EdgeMessage, Failure
+from ..token_bucket import TokenBucket
 from ..wire import Codec, NoChannelError, UnknownChannel
 from .base import Counters, Peer
 from .peer_table import PeerTable
@@ -18,8 +20,20 @@ FAILURES_PER_SECOND = 10.0
 """How many malformed messages are answered; the rest are only counted, so that garbage does not breed garbage."""
 
 
+MESSAGES_PER_SECOND = 5000.0
+"""Of one device, or else of one connection, in bursts of twice as many: more than a device has to say, less than we can read."""
 MAX_CHANNELS = 256
 """Sessions that one connection may name at once."""
+
+
+class _Rate:
+    """What is counted of who speaks."""
+
+    __slots__ = ("cuts", "messages")
+
+    def __init__(self, clock: Clock) -> None:
+        self.messages = TokenBucket(MESSAGES_PER_SECOND, 2 * MESSAGES_PER_SECOND, clock.now)
+        self.cuts = TokenBucket(1.0, 1.0, clock.now)
 
 
 class CloudEnd:
@@ -29,10 +43,22 @@ class CloudEnd:
         self.counters = Counters()
         self.longest_message = MAX_MESSAGE_BYTES
         """Bytes; what is longer is refused before it is read, which would take too long."""
-        self._clock = clock
         self._codecs: PeerTable[Codec] = PeerTable(partial(Codec, MAX_CHANNELS))
-        self._failures_left = FAILURES_PER_SECOND
-        self._failures_counted_at = clock.now()
+        self._rates: PeerTable[_Rate] = PeerTable(partial(_Rate, clock))
+        self._failures = TokenBucket(FAILURES_PER_SECOND, FAILURES_PER_SECOND, clock.now)
+
+    def floods(self, peer: Peer) -> Literal["", "drop", "cut"]:
+        """Whether a peer says so much that this message is to be dropped, or its connection closed as well.
+
+        Asked once for each message, before it is read.
+        """
+        # All connections of a device together; where nobody proves who he is, each by itself.
+        rate = self._rates.entry(Peer(b"", peer.identity) if peer.identity else peer)
+        if rate.messages.take() == 0.0:
+            return ""
+        self.counters.dropped += 1
+        # What is left of a connection that was closed is dropped only: its number may be another connection's by now.
+        return "cut" if rate.cuts.take() == 0.0 else "drop"
 
     def decode(self, peer: Peer, data: bytes) -> tuple[EdgeMessage | None, bytes | None]:
         """The message, or else the bytes to answer with, or neither."""
@@ -70,11 +96,6 @@ class CloudEnd:
 
     def _answered(self, peer: Peer, code: str, sentence: str) -> bytes | None:
         self.counters.dropped += 1
-        now = self._clock.now()
-        refill = (now - self._failures_counted_at) * FAILURES_PER_SECOND
-        self._failures_left = min(FAILURES_PER_SECOND, self._failures_left + refill)
-        self._failures_counted_at = now
-        if self._failures_left < 1.0:
+        if self._failures.take() > 0.0:
             return None
-        self._failures_left -= 1.0
         return self._codecs.entry(peer).encode(Failure(code, sentence))

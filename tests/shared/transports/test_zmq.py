@@ -98,7 +98,7 @@ def test_a_whole_prompt_passes(track: Track) -> None:
 
 
 def test_the_counters_tell_what_is_on_the_network(track: Track) -> None:
-    listener = track(ZmqListener(heartbeat_ms=60_000))
+    listener = track(ZmqListener())
     with LinkEmulator(listener.address) as link:
         edge = track(ZmqTransport(link.address, heartbeat_ms=60_000))
         assert edge.ready(WAIT_S)
@@ -190,7 +190,7 @@ def test_a_broken_connection_keeps_peer_and_channels(track: Track) -> None:
 
 
 def test_a_silently_dead_link_is_noticed_by_heartbeats(track: Track) -> None:
-    listener = track(ZmqListener(heartbeat_ms=200))
+    listener = track(ZmqListener())
     with LinkEmulator(listener.address) as link:
         edge = track(ZmqTransport(link.address, heartbeat_ms=200))
         assert edge.ready(WAIT_S)
