@@ -14,6 +14,7 @@ from .drafters import drafters
 from .engine import engine
 from .faults.commands import faults
 from .load.command import load
+from .load.compare import compare_serving
 from .networks import networks
 from .stage import Pair
 
@@ -68,3 +69,4 @@ bench.command()(engine)
 bench.command()(faults)
 bench.command()(networks)
 bench.command()(load)
+bench.command("serving")(compare_serving)

@@ -26,7 +26,7 @@ from .exchange import Exchange, InProcess, OverSockets
 from .pattern import Pattern, independent, recorded
 from .rows import Row, learn, markdown, measure
 
-__all__ = ["Setting", "known_texts", "load", "serving"]
+__all__ = ["Setting", "counts_from", "known_texts", "load", "machine", "serving"]
 
 MODES = ("speculate", "cloud")
 _ASKED = ("Describe", "Explain what people should know about", "Write a short story about", "List some facts about")
@@ -113,7 +113,7 @@ def load(
     ] = None,
 ) -> None:
     """Let many simulated devices write at once, and measure server and rounds."""
-    counts = _counts(sessions)
+    counts = counts_from(sessions)
     wanted = [part.strip() for part in modes.split(",")]
     if unknown := [mode for mode in wanted if mode not in MODES]:
         raise UsageError(f"there is no mode {unknown[0]!r}; choose from {', '.join(MODES)}.")
@@ -161,7 +161,7 @@ class _Report:
         self._rows: list[Row] = []
         self._head = {
             "foredraft": version(),
-            "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+            "machine": machine(),
             "target": asdict(setting),
             "pattern": {"name": pattern.name, "acceptance": pattern.acceptance},
             "settings": settings,
@@ -184,7 +184,21 @@ class _Report:
             write_atomically(self._path, {**self._head, "complete": complete, "rows": rows})
 
 
-def _counts(text: str) -> list[int]:
+def machine() -> dict[str, Any]:
+    """What a report says of where it was measured."""
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+    }
+
+
+def counts_from(text: str) -> list[int]:
+    """Numbers of sessions.
+
+    Raises:
+        UsageError: that is not what it says.
+    """
     try:
         counts = [int(part) for part in text.split(",")]
     except ValueError:
