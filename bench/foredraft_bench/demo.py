@@ -33,7 +33,8 @@ from .stage import Pair, Stage, encoded, short_name
 
 __all__ = ["demo"]
 
-MODES = {name: ALL_MODES[name] for name in ("cloud", "waiting", "ahead")}
+MODES = {name: ALL_MODES[name] for name in ("cloud", "waiting", "hintless", "ahead")}
+_SHOWN = ("cloud", "waiting", "ahead")
 _WARM_UP_TOKENS = 8
 
 
@@ -82,7 +83,7 @@ def demo(
     prompts: Annotated[
         Path | None, typer.Option(help="JSON lines with `prompt` or `turns` instead of the three built in.")
     ] = None,
-    modes: Annotated[str, typer.Option(help="Which to compare, with commas between.")] = ",".join(MODES),
+    modes: Annotated[str, typer.Option(help="Which to compare, with commas between.")] = ",".join(_SHOWN),
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 80,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Keep the most probable tokens up to this mass.")] = 1.0,
@@ -91,7 +92,10 @@ def demo(
     jitter_ms: Annotated[float, typer.Option(min=0, help="By how much the round trip varies up and down.")] = 0.0,
     rate_mbps: Annotated[float, typer.Option(min=0, help="Megabits a second each way; 0 is unlimited.")] = 0.0,
     dtype: Annotated[str, typer.Option(help="The target's arithmetic: bfloat16 or float32.")] = "bfloat16",
-    exits: Annotated[str | None, typer.Option(help="Layers that hint, such as 10,20; see `foredraft serve`.")] = None,
+    exits: Annotated[
+        str | None, typer.Option(help="Layers that hint, such as 10,20; none unless these or --heads are named.")
+    ] = None,
+    heads: Annotated[Path | None, typer.Option(help="Trained heads of the exits; see `foredraft serve`.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write settings, figures and tokens there.")] = None,
     trace: Annotated[
         Path | None, typer.Option(help="Write a trace of each mode into this folder, for `foredraft trace`, Perfetto.")
@@ -100,7 +104,8 @@ def demo(
 ) -> None:
     """Watch a small model and a large one write one text together, and compare it with the large one alone."""
     settings = Settings(
-        pair=Pair(target, draft, dtype, exits, offline),
+        # No hints unless asked for: against the models of the demonstration they cost more than they save (docs/log.md).
+        pair=Pair(target, draft, dtype, "none" if exits is None and heads is None else exits, offline, heads),
         prompts=tuple(read_prompts(prompts)) if prompts else DEMONSTRATION,
         modes=_chosen_modes(modes),
         max_tokens=max_tokens,

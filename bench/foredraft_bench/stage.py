@@ -7,6 +7,7 @@ so that nobody's computing makes a message late.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,6 +49,8 @@ class Pair:
     exits: str | None = None
     """Layers that hint, as ``foredraft serve`` takes them."""
     offline: bool = False
+    heads: Path | None = None
+    """Trained heads of the exits; by default those that come with the target."""
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -62,7 +65,7 @@ class Pair:
             return self
         found = default_draft(self.target, offline=self.offline)
         draft = f"onnx-int8:{self.target}" if found == "ngram" else found
-        return Pair(self.target, draft, self.dtype, self.exits, self.offline)
+        return dataclasses.replace(self, draft=draft)
 
 
 class Stage:
@@ -86,6 +89,7 @@ class Stage:
             self.tokenizer: Tokenizer = open_model(pair.target, offline=pair.offline).tokenizer  # shows its own bar
             options = ["--dtype", pair.dtype, "--threads", "1"]
             options += ["--exits", pair.exits] if pair.exits is not None else []
+            options += ["--heads", str(pair.heads)] if pair.heads is not None else []
             options += ["--offline"] if pair.offline else []
             self.cloud = self._stack.enter_context(CloudProcess(pair.target, options, self.cores.cloud))
             waiting = "loading the target in the cloud, and the draft (the first time takes longer)"
