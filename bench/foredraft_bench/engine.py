@@ -20,6 +20,8 @@ from rich.table import Table
 
 from foredraft_shared.models import Model, open_model
 
+from .together import measure_together
+
 __all__ = ["Timed", "engine", "measure_engine"]
 
 
@@ -113,12 +115,21 @@ def engine(
     cached: Annotated[int, typer.Option(min=16, help="Tokens before the pass.")] = 128,
     turns: Annotated[int, typer.Option(min=1, help="Passes of each kind.")] = 30,
     compare: Annotated[bool, typer.Option(help="Include transformers.")] = True,
+    sessions: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1, help="Time passes that serve so many sessions instead; may be repeated, beside one session."
+        ),
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there too.")
     ] = None,
 ) -> None:
-    """Time the target's passes beside transformers."""
+    """Time the target's passes beside transformers, or passes that serve many sessions."""
     opened = open_model(model)
+    if sessions:
+        _together(opened, sessions, threads or [1], dtype, cached, turns, json_file)
+        return
     results: list[Timed] = []
     for count in threads or [1, 2]:
         timed = measure_engine(opened, threads=count, dtype=dtype, cached=cached, turns=turns, compare=compare)
@@ -146,3 +157,35 @@ def engine(
     if json_file is not None:
         figures = {"model": model, "dtype": dtype, "cached": cached, "passes": [asdict(each) for each in results]}
         json_file.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def _together(
+    model: Model, sessions: list[int], threads: list[int], dtype: str, cached: int, turns: int, json_file: Path | None
+) -> None:
+    figures: list[dict[str, object]] = []
+    for count in threads:
+        timed = measure_together(model, sessions, threads=count, dtype=dtype, cached=cached, turns=turns)
+        table = Table(
+            "sessions",
+            "drafted",
+            "median ms",
+            "cpu ms",
+            "latency",
+            "throughput",
+            "outside the model",
+            title=f"{model.name} {dtype}, {count} threads",
+        )
+        for each in timed:
+            table.add_row(
+                str(each.sessions),
+                str(each.drafted),
+                f"{each.median_ms:.1f}",
+                f"{each.cpu_ms:.1f}",
+                f"{each.latency:.2f}x",
+                f"{each.throughput:.2f}x",
+                f"{each.outside:.1%}",
+            )
+        Console().print(table)
+        figures += [{"threads": count, **asdict(each)} for each in timed]
+    if json_file is not None:
+        json_file.write_text(json.dumps({"dtype": dtype, "cached": cached, "passes": figures}, indent=2) + "\n")
