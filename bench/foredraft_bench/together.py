@@ -53,7 +53,8 @@ def measure_together(
 
     most = max(sessions)
     kinds = [(count, drafted) for drafted in (0, 4) for count in sorted({1, *sessions})]
-    target = load_target(model, dtype=dtype, threads=threads, context=min(model.config.context, 2048), slots=most)
+    written = 5 * len(kinds) * (turns + _WARM) + 1  # if every draft stood
+    target = load_target(model, dtype=dtype, threads=threads, context=cached + written, slots=most)
     said: list[CloudMessage] = []
 
     def send(peer: Hashable, message: CloudMessage) -> None:
@@ -64,7 +65,7 @@ def measure_together(
         Ledger(number.to_bytes(16, "big"), range(number + 1, number + 1 + cached)) for number in range(1, most + 1)
     ]
     for ledger in ledgers:
-        engine.receive("device", Open(ledger.session, tuple(ledger.tokens), max_tokens=1024, hints=False))
+        engine.receive("device", Open(ledger.session, tuple(ledger.tokens), max_tokens=written, hints=False))
     while engine.step():
         pass
     wall: dict[tuple[int, int], list[float]] = {kind: [] for kind in kinds}
