@@ -59,7 +59,7 @@ bench-quick: $(STAMP) ## Compare all modes over three networks, in under five mi
 
 bench-full: OUT = docs/bench
 bench-full: $(STAMP) ## Compare them over all networks, lengths and numbers of devices, in 20 minutes; into OUT=docs/bench.
-	@$(call timed,bench-full,$(BIN)/foredraft bench --full --recording tests/data/link_recording.csv --out "$(OUT)" $(ARGS))
+	@$(call timed,bench-full,$(BIN)/foredraft bench --full --minutes 20 --recording tests/data/link_recording.csv --out "$(OUT)" $(ARGS))
 
 lint: $(STAMP) ## Check style, format, types and the direction of imports.
 	@$(call timed,ruff check,$(BIN)/ruff check --quiet)

@@ -9,7 +9,7 @@ import typer
 
 from foredraft_shared.errors import UsageError
 
-from .comparison.commands import bench_full, bench_quick, compare, render, run
+from .comparison.commands import MINUTES, bench_full, bench_quick, compare, render, run
 from .drafters import drafters
 from .engine import engine
 from .faults.commands import faults
@@ -42,6 +42,7 @@ def _group(
     recording: Annotated[
         Path | None, typer.Option(help="For --full: a recorded network (.csv) to play beside the named ones.")
     ] = None,
+    minutes: Annotated[float | None, MINUTES] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Use only models that are on this machine.")] = False,
 ) -> None:
     """Measure what edge and cloud together buy over which network, and what the documents claim."""
@@ -53,9 +54,9 @@ def _group(
         return
     pair = Pair(target, draft, dtype, exits, offline)
     if is_quick:
-        bench_quick(pair, out)
+        bench_quick(pair, out, minutes)
     elif is_full:
-        bench_full(pair, out, recording)
+        bench_full(pair, out, minutes, recording)
     else:
         typer.echo(context.get_help())
         raise typer.Exit(2)

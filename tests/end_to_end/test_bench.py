@@ -159,6 +159,21 @@ def test_ctrl_c_leaves_what_was_measured(pair: list[str], tmp_path: Path) -> Non
     assert "A partial report" in (out / "report.html").read_text(encoding="utf-8")
 
 
+def test_when_the_time_is_up_it_stops_with_what_there_is(pair: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "report"
+    code, said, errors = run(
+        *("run", *pair, "--rtt", "300", "--lengths", "40", "--modes", "cloud,remote", "--past-the-end"),
+        *("--minutes", "0.2", "--out", str(out)),
+        folder=tmp_path,
+    )
+    assert code == 0, said + errors
+    assert "The 0.2 minutes are over" in errors
+    assert "Partial report" in said
+    report = read_report(out / "report.json")
+    assert not report.complete
+    assert 1 <= len(report.cells[0].samples["cloud"]) < 6
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint", "code"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import shlex
 import sys
 import time
@@ -32,9 +33,12 @@ from .page import write_page
 from .sensors import PowerMeter
 from .versus import changes, print_comparison, slower_than
 
-__all__ = ["bench_full", "bench_quick", "compare", "render", "run"]
+__all__ = ["MINUTES", "bench_full", "bench_quick", "compare", "render", "run"]
 
 REPORT, TABLE, PAGE = "report.json", "report.md", "report.html"
+MINUTES = typer.Option(
+    min=0, help="Stop after measuring for so long, with what has been measured; by default when all is done."
+)
 
 
 def run(
@@ -62,6 +66,7 @@ def run(
     past_the_end: Annotated[
         bool, typer.Option("--past-the-end", help="Write on where the model would stop: answers of full length.")
     ] = False,
+    minutes: Annotated[float | None, MINUTES] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Use only models that are on this machine.")] = False,
 ) -> None:
     """Compare modes over networks of your choice; every combination of networks, lengths and devices is measured."""
@@ -81,17 +86,18 @@ def run(
             past_the_end,
         ),
         out,
+        minutes,
     )
 
 
-def bench_quick(pair: Pair, out: Path) -> None:
+def bench_quick(pair: Pair, out: Path, minutes: float | None) -> None:
     """The quick form."""
-    _carry_out(quick(pair), out)
+    _carry_out(quick(pair), out, minutes)
 
 
-def bench_full(pair: Pair, out: Path, recording: Path | None) -> None:
+def bench_full(pair: Pair, out: Path, minutes: float | None, recording: Path | None) -> None:
     """The full grid."""
-    _carry_out(full(pair, network(str(recording)) if recording else None), out)
+    _carry_out(full(pair, network(str(recording)) if recording else None), out, minutes)
 
 
 def compare(
@@ -121,7 +127,11 @@ def render(
 # --- carrying a plan out
 
 
-def _carry_out(plan: Plan, out: Path) -> None:
+class _TimeIsUp(Exception):
+    """The minutes that were given are over."""
+
+
+def _carry_out(plan: Plan, out: Path, minutes: float | None) -> None:
     importlib.import_module("matplotlib")  # that it is missing is to be said before the work and not after it
     _check_folder(out)
     stop_on_termination()
@@ -143,9 +153,18 @@ def _carry_out(plan: Plan, out: Path) -> None:
             power = stack.enter_context(PowerMeter())
             report.power_meter = power.available
             console.print(_introduction(plan, stage), highlight=False, soft_wrap=True)
+            ends = time.monotonic() + 60.0 * minutes if minutes is not None else math.inf
             with _bar(plan, console) as told:
-                measure(plan, stage, power, report.cells, told, saved)
+
+                def in_time(cell: Cell, mode: str, done_ms: float) -> None:
+                    told(cell, mode, done_ms)
+                    if mode and time.monotonic() > ends:
+                        raise _TimeIsUp
+
+                measure(plan, stage, power, report.cells, in_time, saved)
         report.complete = True
+    except _TimeIsUp:
+        console.print(f"The {minutes:g} minutes are over.", highlight=False)
     finally:
         if any(cell.samples for cell in report.cells):
             report.took_s = round(time.monotonic() - began, 1)
@@ -219,8 +238,12 @@ def _introduction(plan: Plan, stage: Stage) -> str:
     return (
         f"cloud {Path(plan.pair.target).name} in {plan.pair.dtype}, {stage.cores.describe('cloud')}; "
         f"edge {short_name(plan.pair.draft)}, {stage.cores.describe('edge')}; {drawn}; "
-        f"{len(plan.cells)} cells, {len(plan.modes)} modes"
+        f"{_counted(len(plan.cells), 'cell')}, {_counted(len(plan.modes), 'mode')}"
     )
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .document import CellResult, Report
 from .figures import Figures, Spread
-from .words import number, planner_told, share, spread_told
+from .words import conditions_told, number, planner_told, share, spread_told
 
 __all__ = ["as_markdown"]
 
@@ -27,7 +27,7 @@ def as_markdown(report: Report) -> str:
     for cell in report.cells:
         parts += [
             f"## {cell.title}",
-            f"{cell.described}; {cell.prompts} prompts, {cell.runs} runs.",
+            f"{cell.described}; {conditions_told(cell)}.",
             _table(report, cell),
         ]
         if "auto" in cell.figures():

@@ -12,7 +12,7 @@ from foredraft_shared.errors import UsageError
 from .document import BASELINE, CellResult, Report
 from .figures import Figures, Spread
 from .gallery import gallery
-from .words import number, planner_told, share, spread_told
+from .words import conditions_told, number, planner_told, share, spread_told
 
 __all__ = ["as_page", "write_page"]
 
@@ -143,7 +143,7 @@ def _cell(report: Report, cell: CellResult) -> str:
     rows = [_row(report.label(name), each, speed_ups.get(name)) for name, each in figures.items()]
     told = [
         f"<h3>{escape(cell.title)}</h3>",
-        f'<p class="note">{escape(cell.described)}; {cell.prompts} prompts, {cell.runs} runs.</p>',
+        f'<p class="note">{escape(cell.described)}; {conditions_told(cell)}.</p>',
         _html_table(_COLUMNS, rows),
     ]
     notes = [f"{report.label(name)} was left out: {reason}." for name, reason in cell.skipped.items()]

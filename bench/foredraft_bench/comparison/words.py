@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from .document import CellResult
 from .figures import Figures, Spread
 
-__all__ = ["number", "planner_told", "share", "spread_told"]
+__all__ = ["conditions_told", "number", "planner_told", "share", "spread_told"]
 
 
 def number(value: float | None, digits: int) -> str:
@@ -25,6 +26,12 @@ def spread_told(spread: Spread | None, digits: int) -> str:
     if spread.lowest == spread.highest:
         return told
     return f"{told} ({spread.lowest:.{digits}f} to {spread.highest:.{digits}f})"
+
+
+def conditions_told(cell: CellResult) -> str:
+    """How much was asked for in a cell."""
+    told = ((cell.prompts, "prompt"), (cell.runs, "run"), (cell.devices, "device"))
+    return ", ".join(f"{count} {what}" if count == 1 else f"{count} {what}s" for count, what in told)
 
 
 def planner_told(figures: Figures) -> str:
