@@ -11,7 +11,7 @@ device's clock. Between two of them lies this round's pass, and what comes befor
 
 * *queue*: the draft was there and the cloud was busy with others;
 * *network*: the draft was on its way up, or the verdict it had to wait for on its way down;
-* *drafting*: the device was still drafting;
+* *drafting*: the device was still drafting, or its draft model still reading the prompt before the first draft;
 * *overhead*: none of these: loop, sockets, threads, and what the caller takes to look at a token.
 
 A chained draft waits for no verdict; if it left late, that is drafting's doing before it is the network's. A streamed token
@@ -82,9 +82,11 @@ def divide(answer: Answer) -> Parts | None:
     if len(rounds) < 2:
         return None
     verify_us = network_us = drafting_us = queue_us = 0
+    # Nobody writes down how long the draft model reads the prompt; it does so before the first draft.
+    reads_until = next((record for record, _ in rounds if record.drafted), None)
     for (_, before), (record, flight) in pairwise(rounds):
         computed_us = record.cloud_computed_us or 0
-        spent = _spent(before, record, flight)
+        spent = _spent(before, record, flight, reads=record is reads_until)
         verify_us += computed_us
         queue_us += spent["queue"]
         drafting_us += spent["drafting"]
@@ -104,11 +106,11 @@ def _way_down_us(flight: Flight) -> int:
     return flight.verdict_at_us - flight.answered_at_us
 
 
-def _spent(before: Flight, record: RoundRecord, flight: Flight) -> dict[str, int]:
+def _spent(before: Flight, record: RoundRecord, flight: Flight, *, reads: bool) -> dict[str, int]:
     """Microseconds by cause between the answer ``before`` and this round's; each instant belongs to one cause at most."""
     free = [(before.answered_at_us, flight.answered_at_us)]
     spent = {"verify": 0, "queue": 0, "network": 0, "drafting": 0}
-    for cause, begin, end in _causes(before, record, flight):
+    for cause, begin, end in _causes(before, record, flight, reads):
         left: list[tuple[int, int]] = []
         for first, last in free:
             shared_from, shared_to = max(first, begin), min(last, end)
@@ -121,7 +123,7 @@ def _spent(before: Flight, record: RoundRecord, flight: Flight) -> dict[str, int
     return spent
 
 
-def _causes(before: Flight, record: RoundRecord, flight: Flight) -> Iterator[tuple[str, int, int]]:
+def _causes(before: Flight, record: RoundRecord, flight: Flight, reads: bool) -> Iterator[tuple[str, int, int]]:
     """``(cause, begin, end)`` in order of precedence; spans may overlap."""
     yield "verify", flight.computing_at_us, flight.answered_at_us
     yield "queue", flight.queued_at_us, flight.computing_at_us
@@ -132,6 +134,7 @@ def _causes(before: Flight, record: RoundRecord, flight: Flight) -> Iterator[tup
     if not record.chained:
         yield way_down
     if record.draft_began_at_us is not None and record.draft_ended_at_us is not None:
-        yield "drafting", record.draft_began_at_us, record.draft_ended_at_us
+        began_us = before.answered_at_us if reads else record.draft_began_at_us
+        yield "drafting", min(began_us, record.draft_began_at_us), record.draft_ended_at_us
     if record.chained:
         yield way_down

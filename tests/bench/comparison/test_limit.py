@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from foredraft_bench.comparison.limit import Parts, divide
@@ -17,7 +19,8 @@ FIRST = RoundRecord(
     "s", 1, sent_at_us=0, cloud_queued_us=0, cloud_computed_us=10_000, verdict_at_us=30_000, committed_at_us=30_100,
     committed=1, accepted=0,
 )  # fmt: skip
-# Drafted for 12 ms once the verdict is there; 10 ms up, 5 ms in the queue, 15 ms of pass, 10 ms down.
+# Drafted for 12 ms, 0.2 ms after the verdict (taken for the reading of the prompt: it is the first draft);
+# 10 ms up, 5 ms in the queue, 15 ms of pass, 10 ms down.
 WAITED = RoundRecord(
     "s", 2, drafted=2, accepted=2, committed=3, draft_began_at_us=30_200, draft_ended_at_us=42_200, drafting_us=12_000,
     sent_at_us=42_300, cloud_queued_us=5_000, cloud_computed_us=15_000, verdict_at_us=82_300, committed_at_us=82_400,
@@ -31,8 +34,8 @@ def answer(*rounds: RoundRecord, instants: tuple[float, ...]) -> Answer:
 def test_a_round_that_waits() -> None:
     parts = divide(answer(FIRST, WAITED, instants=(30.2, 82.5, 82.5, 82.5)))
     assert parts is not None
-    assert (parts.limit_ms, parts.queue_ms, parts.drafting_ms, parts.network_ms) == (15.0, 5.0, 12.0, 20.0)
-    assert parts.overhead_ms == pytest.approx(0.3)
+    assert (parts.limit_ms, parts.queue_ms, parts.drafting_ms, parts.network_ms) == (15.0, 5.0, 12.2, 20.0)
+    assert parts.overhead_ms == pytest.approx(0.1)
     assert parts.total_ms == pytest.approx(82.5 - 30.2)
 
 
@@ -46,7 +49,7 @@ def test_a_chained_round_that_is_there_in_time_waits_for_nothing_but_the_pass_be
     parts = divide(answer(FIRST, WAITED, chained, instants=(30.2, 82.5, 82.5, 82.5, 97.5, 97.5)))
     assert parts is not None
     # To the round before: 15 of pass and 5 of queue. Its way down was 5 ms shorter than the first one's.
-    assert (parts.limit_ms, parts.queue_ms, parts.drafting_ms, parts.network_ms) == (30.0, 10.0, 12.0, 15.0)
+    assert (parts.limit_ms, parts.queue_ms, parts.drafting_ms, parts.network_ms) == (30.0, 10.0, 12.2, 15.0)
     assert parts.total_ms == pytest.approx(97.5 - 30.2)
 
 
@@ -59,8 +62,28 @@ def test_a_chained_round_that_leaves_late_waited_for_drafting() -> None:
     )  # fmt: skip
     parts = divide(answer(FIRST, WAITED, late, instants=(30.0, 82.5, 82.5, 82.5, 115.0, 115.0)))
     assert parts is not None
-    assert parts.drafting_ms == 12.0 + 7.7
+    assert parts.drafting_ms == pytest.approx(12.2 + 7.7)
     assert parts.network_ms == 20.0 + 10.0  # up and, at the end, a way down as long as the first one's
+
+
+def test_what_the_draft_model_reads_before_its_first_draft_is_drafting() -> None:
+    # As above, but the draft model reads the prompt for 100 ms before it begins to draft.
+    later = dataclasses.replace(
+        WAITED, draft_began_at_us=130_200, draft_ended_at_us=142_200, sent_at_us=142_300, verdict_at_us=182_300,
+        committed_at_us=182_400,
+    )  # fmt: skip
+    parts = divide(answer(FIRST, later, instants=(30.2, 182.5, 182.5, 182.5)))
+    assert parts is not None
+    assert (parts.limit_ms, parts.drafting_ms, parts.network_ms) == (15.0, 112.2, 20.0)
+    # In a later round nothing is read: what lies before the draft is the loop's.
+    third = dataclasses.replace(
+        WAITED, round=3, draft_began_at_us=192_400, draft_ended_at_us=204_400, sent_at_us=204_500, verdict_at_us=244_500,
+        committed_at_us=244_600,
+    )  # fmt: skip
+    both = divide(answer(FIRST, later, third, instants=(30.2, 182.5, 182.5, 182.5, 244.7, 244.7, 244.7)))
+    assert both is not None
+    assert both.drafting_ms == pytest.approx(112.2 + 12.0)
+    assert both.overhead_ms == pytest.approx(0.1 + 10.2)
 
 
 def test_what_cannot_be_divided() -> None:
