@@ -25,7 +25,7 @@ from .prompts import held_out
 from .shards import Text
 from .states import States
 from .texts import batches, split_by_prompt, sub_vocabulary
-from .verdicts import HintQuality, Row, Scored, fit_foresight, hints, quality, rounds
+from .verdicts import HintQuality, Played, Scored, fit_foresight, hints, quality, rounds
 
 __all__ = ["ExitOptions", "ExitsTrained", "train_exits"]
 
@@ -216,9 +216,9 @@ def _calibrated(
     return foresight.facts(), quality(hints(foresight, played[1]))
 
 
-def _played(head: ExitModel, texts: Sequence[Text], most: int) -> list[list[Row]]:
+def _played(head: ExitModel, texts: Sequence[Text], most: int) -> list[Played]:
     """Rounds on the first texts that hold ``most`` answered tokens; each text meets two devices."""
-    found: list[list[Row]] = []
+    found: list[Played] = []
     chosen: list[Text] = []
     for text in texts:
         if sum(each.answered for each in chosen) < most:

@@ -5,7 +5,9 @@ will one day judge is not known, so many are imagined: a draft that sees the tar
 mixed with the exit's own, which errs as shallow drafts do. The noise differs from text to text, so that drafts from nearly
 perfect to poor are all there, and ``trust``, which the server follows in the same way, tells them apart.
 
-Rounds of one to eight tokens are walked as the server walks them: a row counts only if the drafted tokens before it stood.
+Rounds of one to eight tokens are walked as the server walks them. The regressions learn from rows whose drafted tokens before
+all stood. A hint that takes a failing token for standing walks on, over rows behind a token that the texts do not hold; there
+the rows of the true text stand in. ``foredraft train evaluate`` needs no such help: it runs the target over what was drafted.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from ..foresight import TRUST, Evidence, Foresight, evidence, trust_after
 from .collecting import pick_among
 from .shards import Text
 
-__all__ = ["HintQuality", "Hinted", "Row", "Scored", "fit_foresight", "hinted", "hints", "quality", "rounds"]
+__all__ = ["HintQuality", "Hinted", "Played", "Row", "Scored", "fit_foresight", "hinted", "hints", "quality", "rounds"]
 
 _LONGEST = 8
 _TOP_P = 0.95
@@ -51,12 +53,25 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A scored row of a round whose drafted tokens all stood so far."""
+    """A scored row of a round."""
 
     seen: Evidence
     drafted: TokenId | None
     token: TokenId
     """What the target picks there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """A round: a row for each drafted token and one beyond, and how many of the drafted tokens stand."""
+
+    rows: tuple[Row, ...]
+    accepted: int
+
+    @property
+    def reached(self) -> tuple[Row, ...]:
+        """The rows whose drafted tokens before them all stood."""
+        return self.rows[: self.accepted + 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +100,8 @@ class HintQuality:
     reliability: list[ReliabilityPoint] = field(default_factory=list)
 
 
-def rounds(scored: Scored, tokens: NDArray[np.int64], seed: int, longest: int = _LONGEST) -> Iterator[list[Row]]:
-    """The rounds of one text with one imagined device, up to the row that ends each."""
+def rounds(scored: Scored, tokens: NDArray[np.int64], seed: int, longest: int = _LONGEST) -> Iterator[Played]:
+    """The rounds of one text with one imagined device."""
     text, params = scored.text, scored.params
     generator = np.random.default_rng([seed, text.key & 0xFFFFFFFF, text.seed & 0xFFFFFFFF])
     # Half of the devices are good ones: int8 copies and trained drafts are what people use.
@@ -94,23 +109,19 @@ def rounds(scored: Scored, tokens: NDArray[np.int64], seed: int, longest: int = 
     likeness = float(generator.choice([0.0, 0.3, 0.6]))
     trust, at = TRUST, 0
     while at < text.answered:
-        length = int(generator.integers(1, longest + 1))
+        length = min(int(generator.integers(1, longest + 1)), text.answered - at - 1)
         rows: list[Row] = []
+        accepted = 0
         for row in range(length + 1):
             index = at + row
-            if index >= text.answered:
-                break
             drafted = _drafted(scored, tokens, index, noise, likeness, generator) if row < length else None
             scores = scored.scores[index].astype(np.float32)
             seen = evidence(scores, tokens, drafted, params, text.start + index, row, trust)
             rows.append(Row(seen, drafted, int(text.tokens[text.start + index])))
-            if drafted != rows[-1].token:
-                break
-        accepted = len(rows) - 1 if rows[-1].drafted != rows[-1].token else len(rows)
+            accepted += accepted == row and drafted == rows[-1].token
+        yield Played(tuple(rows), accepted)
         trust = trust_after(trust, length, accepted)
         at += accepted + 1
-        if rows[-1].drafted != rows[-1].token:  # else the text ended in the middle of the round
-            yield rows
 
 
 def _drafted(
@@ -136,7 +147,7 @@ def _drafted(
     return pick_among(ids[order], logs[order].astype(np.float32), text.temperature, _TOP_P, text.seed, position)
 
 
-def fit_foresight(played: Sequence[Sequence[Row]]) -> Foresight:
+def fit_foresight(played: Sequence[Played]) -> Foresight:
     """The three regressions; the later half of the rounds bends what the earlier half has made of them."""
     half = len(played) // 2 if len(played) >= 400 else len(played)
     fits: dict[str, Logistic] = {}
@@ -151,10 +162,10 @@ def fit_foresight(played: Sequence[Sequence[Row]]) -> Foresight:
     return Foresight(**fits)
 
 
-def _examples(played: Sequence[Sequence[Row]], name: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def _examples(played: Sequence[Played], name: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     features: list[NDArray[np.float64]] = []
     outcomes: list[bool] = []
-    for row in (row for rows in played for row in rows):
+    for row in (row for each in played for row in each.reached):
         if row.seen.of_draft is None:
             if name == "beyond":
                 features.append(row.seen.of_rival)
@@ -171,19 +182,20 @@ def _examples(played: Sequence[Sequence[Row]], name: str) -> tuple[NDArray[np.fl
     return np.stack(features), np.array(outcomes)
 
 
-def hinted(foresight: Foresight, rows: Sequence[Row]) -> Hinted:
+def hinted(foresight: Foresight, played: Played) -> Hinted:
     """The hint of one round, walked as the server does."""
     sure = 1.0
-    for index, row in enumerate(rows):
+    for index, row in enumerate(played.rows):
         token, confidence = foresight(row.seen, row.drafted)
         sure *= confidence
         if token != row.drafted:
-            return Hinted(sure, index == len(rows) - 1 and token == row.token)
-    return Hinted(sure, False)  # it went on where the target has ended the round
+            return Hinted(sure, index == played.accepted and token == row.token)
+    raise AssertionError("nothing is drafted at the last row")
 
 
-def hints(foresight: Foresight, played: Sequence[Sequence[Row]]) -> list[Hinted]:
-    return [hinted(foresight, rows) for rows in played]
+def hints(foresight: Foresight, played: Sequence[Played]) -> list[Hinted]:
+    """The hint of each round."""
+    return [hinted(foresight, each) for each in played]
 
 
 def quality(found: Sequence[Hinted]) -> HintQuality:

@@ -28,7 +28,7 @@ from foredraft_cloud.training.prompts import Prompts
 from foredraft_cloud.training.shards import Shards, Text, read_texts
 from foredraft_cloud.training.states import States
 from foredraft_cloud.training.texts import sub_vocabulary
-from foredraft_cloud.training.verdicts import Hinted, Row, Scored, fit_foresight, hinted, hints, quality, rounds
+from foredraft_cloud.training.verdicts import Hinted, Played, Scored, fit_foresight, hinted, hints, quality, rounds
 from foredraft_shared.errors import ModelDamaged, UsageError, VocabularyMismatch
 from foredraft_shared.messages import SamplingParams
 from foredraft_shared.models import Model, open_model
@@ -215,14 +215,19 @@ def scored(text: Text, tokens: np.ndarray[Any, Any], how_right: float, seed: int
 def test_rounds_are_walked_as_the_ledger_does(texts: list[Text], model: Model) -> None:
     tokens = np.arange(model.config.vocabulary)
     for text in texts[:10]:
-        for rows in rounds(scored(text, tokens, 0.8), tokens, seed=1):
-            assert all(row.drafted == row.token for row in rows[:-1]), "a row counts only if those before it stood"
-            assert rows[-1].drafted != rows[-1].token, "a round ends where the draft fails, or after it"
+        written = 0
+        for played in rounds(scored(text, tokens, 0.8), tokens, seed=1):
+            *before, last = played.reached
+            assert all(row.drafted == row.token for row in before), "a row counts only if those before it stood"
+            assert last.drafted != last.token, "a round ends where the draft fails, or after it"
+            assert [row.drafted is None for row in played.rows] == [False] * (len(played.rows) - 1) + [True]
+            written += played.accepted + 1
+        assert written == text.answered
 
 
 def test_foresight_is_calibrated_on_rounds_it_has_not_seen(texts: list[Text], model: Model) -> None:
     tokens = np.arange(model.config.vocabulary)
-    sides: list[list[list[Row]]] = [[], []]
+    sides: list[list[Played]] = [[], []]
     for index, text in enumerate(texts):
         for seed in range(8):
             sides[index % 2].extend(rounds(scored(text, tokens, 0.75, seed), tokens, seed))
@@ -238,17 +243,16 @@ def test_foresight_is_calibrated_on_rounds_it_has_not_seen(texts: list[Text], mo
 
 def test_a_hint_is_right_only_with_count_and_token(texts: list[Text], model: Model) -> None:
     tokens = np.arange(model.config.vocabulary)
-    played = [rows for text in texts for rows in rounds(scored(text, tokens, 1.0), tokens, 0)]
-    foresight = fit_foresight(played)
-    for rows in played:
-        walked: list[int | None] = []
-        for row in rows:
-            token, _ = foresight(row.seen, row.drafted)
-            walked.append(token)
-            if token != row.drafted:
-                break
-        right = len(walked) == len(rows) and walked[-1] == rows[-1].token
-        assert hinted(foresight, rows).right == right
+    found = [played for text in texts for played in rounds(scored(text, tokens, 0.9), tokens, 0)]
+    foresight = fit_foresight(found)
+    outcomes = set()
+    for played in found:
+        said = [foresight(row.seen, row.drafted)[0] for row in played.rows]
+        count = next(index for index, row in enumerate(played.rows) if said[index] != row.drafted)
+        right = count == played.accepted and said[count] == played.rows[count].token
+        assert hinted(foresight, played).right == right
+        outcomes.add((right, count == played.accepted))
+    assert outcomes == {(True, True), (False, True), (False, False)}
 
 
 def test_quality_counts_by_confidence() -> None:
