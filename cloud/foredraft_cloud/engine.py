@@ -361,7 +361,8 @@ class Engine:
             self._send(session.peer, answer)
         # The cache holds the fed tokens; keep those that were committed. The last committed one is never in it.
         self._target.keep(session.slot, min(session.slot.length, session.ledger.length - 1))
-        self.statistics.committed += session.ledger.length - before
+        entry.committed = session.ledger.length - before
+        self.statistics.committed += entry.committed
         if first is None:
             self.statistics.dropped_wrongly += 1
             return
@@ -369,7 +370,7 @@ class Engine:
         self.statistics.rounds += 1
         self.statistics.drafted += len(round_.draft)
         self.statistics.accepted += first.accepted
-        entry.round, entry.verdict, entry.committed = round_, first, session.ledger.length - before
+        entry.round, entry.verdict = round_, first
         self.statistics.hints_confirmed += sum(
             (hint.accepted, hint.token) == (first.accepted, first.token) for hint in entry.hints
         )

@@ -136,7 +136,11 @@ class ServerCollector(Collector):
         yield self._histogram("pass_seconds", "A pass, choosing and answering included.", tally.pass_time)
         yield self._histogram("pass_rows", "Rows of a pass.", tally.pass_rows)
         yield self._histogram("pass_sessions", "Sessions with rows in a pass.", tally.pass_sessions)
-        yield self._counter("rows_dropped", "Rows not taken to full depth.", tally.rows_dropped)
+        known = self._statistics
+        yield self._counter("rows_dropped", "Rows not taken to full depth.", known.rows_dropped)
+        yield self._counter("rounds_passed_twice", "Rounds of which rows were wrongly dropped.", known.dropped_wrongly)
+        yield self._counter("rounds_cancelled", "Sessions closed or resumed in the middle of a pass.", known.cancelled)
+        yield self._counter("gather_pauses", "Times a pass waited for rounds about to come.", known.gathered)
         yield self._counter("model_seconds", "Time in the target.", tally.model_s)
         yield self._counter("outside_model_seconds", "Time of passes outside the target.", tally.outside_s)
 

@@ -42,11 +42,12 @@ class Share(Protocol):
 
     @property
     def round(self) -> Round | None:
-        """The round that was judged."""
+        """The round that was judged; ``None`` if it was not: a piece of a prompt, a session that was closed in the middle of
+        the pass, or a round that needs another pass, since an exit had wrongly dropped rows of it."""
 
     @property
     def verdict(self) -> Verdict | None:
-        """How it was judged, waiting and computing time included."""
+        """How it was judged, waiting and computing time included; ``None`` as for :attr:`round`."""
 
     @property
     def committed(self) -> int:
@@ -65,8 +66,6 @@ class PassSeen:
     model_ns: int = 0
     """Spent in the target; the rest of the time is the engine's own."""
     rows: int = 0
-    rows_dropped: int = 0
-    """Rows not taken to full depth, since an exit showed that they could not be accepted."""
     waiting: int = 0
     """Sessions that wanted rows in this pass and got none."""
     shares: Sequence[Share] = ()

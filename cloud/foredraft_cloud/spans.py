@@ -63,12 +63,12 @@ class Spans(Unobserved):
             "foredraft.session": share.session.ledger.session.hex()[:8],
             "foredraft.rows": len(share.run.tokens),
         }
-        if round_ is None or verdict is None:
-            reading = self._tracer.start_span(
-                "foredraft.read", parent, self._trace.SpanKind.SERVER, attributes, start_time=self._at(seen.begun_ns)
-            )
-            self._pass(reading, seen)
-            reading.end(self._at(seen.ended_ns))
+        if round_ is None or verdict is None:  # a piece of a prompt, or a round that this pass did not settle
+            name = "foredraft.verify" if share.verifies else "foredraft.read"
+            begun = self._at(seen.begun_ns)
+            unsettled = self._tracer.start_span(name, parent, self._trace.SpanKind.SERVER, attributes, start_time=begun)
+            self._pass(unsettled, seen)
+            unsettled.end(self._at(seen.ended_ns))
             return
         attributes |= {
             "foredraft.round": verdict.round,

@@ -120,8 +120,6 @@ class Tally(Unobserved):
         """All of a step: choosing, the target, judging and answering."""
         self.pass_rows = Histogram(_ROWS)
         self.pass_sessions = Histogram(_ROWS)
-        self.rows_dropped = 0
-        """Rows not taken to full depth, since an exit showed that they could not be accepted."""
         self.model_s = 0.0
         self.outside_s = 0.0
         """The part of a step that is not the target's."""
@@ -170,36 +168,40 @@ class Tally(Unobserved):
         self.outside_s += spent_s - model_s
         self.pass_rows.observe(seen.rows)
         self.pass_sessions.observe(len(seen.shares))
-        self.rows_dropped += seen.rows_dropped
         self.waiting = seen.waiting
         now_us = seen.ended_ns // 1000
         for share in seen.shares:
             if share.verifies:
-                self._judged(share, now_us)
+                self._judged(share)
+                self._wrote(share, now_us)
 
-    def _judged(self, share: Share, now_us: int) -> None:
+    def _judged(self, share: Share) -> None:
         round_, verdict = share.round, share.verdict
-        assert round_ is not None
-        assert verdict is not None
-        request = round_.request
+        if round_ is None or verdict is None:
+            return
         self.round_queue.observe(verdict.timing.queued_us / 1e6)
         self.chained_hits += round_.chained
-        forced = 0
+        for hint in share.hints:
+            self.hints[hint.exit_layer] += 1
+            if (hint.accepted, hint.token) == (verdict.accepted, verdict.token):
+                self.hints_confirmed[hint.exit_layer] += 1
+        request = round_.request
         if isinstance(request, Draft) and request.tokens:
             self.drafts += 1
             self.drafted += len(request.tokens)
             self.accepted += verdict.accepted
-            forced = min(request.forced, verdict.accepted)
-            for hint in share.hints:
-                self.hints[hint.exit_layer] += 1
-                if (hint.accepted, hint.token) == (verdict.accepted, verdict.token):
-                    self.hints_confirmed[hint.exit_layer] += 1
+
+    def _wrote(self, share: Share, now_us: int) -> None:
         committed = share.committed
-        self.tokens["target"] += committed - forced
+        if not committed:
+            return
+        request, verdict = share.round.request if share.round is not None else None, share.verdict
+        forced = min(request.forced, committed) if isinstance(request, Draft) and request.forced else 0
         if forced:
             self.tokens["edge"] += forced
-        text = self._texts.get(request.session)
-        if text is None or not committed:
+        self.tokens["target"] += committed - forced
+        text = self._texts.get(share.session.ledger.session)
+        if text is None:
             return
         if text.committed_us is not None:
             self.between_tokens.observe((now_us - text.committed_us) / 1e6)
@@ -208,7 +210,7 @@ class Tally(Unobserved):
         if committed > 1:
             self.between_tokens.observe(0.0, committed - 1)
         text.committed_us = now_us
-        if verdict.finish:
+        if verdict is not None and verdict.finish:
             text.finished = True
             self.unfinished -= 1
             self.finished[verdict.finish] += 1

@@ -14,7 +14,8 @@ from toy_world import VOCABULARY, continuation
 from foredraft_cloud.engine import Engine, EngineOptions
 from foredraft_cloud.journal import Journal, configure_logs
 from foredraft_cloud.metrics import ServerCollector, registry_of
-from foredraft_cloud.observer import Observer, Together
+from foredraft_cloud.observer import Observer, PassSeen, Together
+from foredraft_cloud.part import Part
 from foredraft_cloud.tally import Histogram, Tally
 from foredraft_cloud.toy import ToyTarget
 from foredraft_shared.errors import UsageError
@@ -246,6 +247,32 @@ def test_time_in_the_model_and_beside_it_add_up_to_the_passes():
     assert found["foredraft:model_seconds_total"] + found["foredraft:outside_model_seconds_total"] == pytest.approx(
         found["foredraft:pass_seconds_sum"]
     )
+
+
+@pytest.mark.parametrize("sure", [0.0, 0.3])
+def test_rounds_that_take_two_passes_count_once_and_their_tokens_all(sure: float):
+    bench = Bench(EngineOptions(drop_confidence=sure))
+    truth = continuation(PROMPT, GREEDY, 40)
+    ledger = bench.open(max_tokens=40, hints=False)
+    while len(ledger.written) < 40:
+        bench.answers.clear()
+        bench.run(ledger.propose(truth[len(ledger.written) : len(ledger.written) + 5]))
+        ledger.commit(next(answer for answer in bench.answers if isinstance(answer, Verdict)))
+    found = values(bench)
+    assert found["foredraft:generation_tokens_total"] == 40
+    assert found["foredraft:spec_decode_num_drafts_total"] == bench.engine.statistics.rounds
+    assert found["foredraft:rounds_passed_twice_total"] == bench.engine.statistics.dropped_wrongly > 0
+    assert found["foredraft:rows_dropped_total"] > 0
+    assert sum(bench.tally.between_tokens.counts) == 39
+
+
+def test_a_session_closed_in_the_middle_of_a_pass_counts_for_nothing():
+    bench = Bench()
+    ledger = bench.open()
+    bench.engine.receive("peer", ledger.propose([1, 2]))
+    session = next(iter(bench.engine._registry))
+    bench.tally.passed(PassSeen(0, ended_ns=1000, shares=[Part(session, session.round_run(), verifies=True)]))
+    assert (bench.tally.drafts, bench.tally.tokens.total()) == (0, 0)
 
 
 def test_the_stems_that_dashboards_know_are_all_there():
