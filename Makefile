@@ -23,6 +23,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 RTT ?= 20
 ARGS ?=
 TESTS ?=
+# Runs that `make law` lets an adversary try.
+ADVERSARIES ?= 100000
 OUT ?= out/faults
 
 # Runs "$(call timed,what,command)" and tells how long it took.
@@ -48,6 +50,7 @@ train-small: $(STAMP) ## Make a small draft for the small model, start to end, i
 
 law: $(STAMP) ## Put the one law to the test: 1,200 texts of the real model in each dtype, thousands over a faulty link.
 	@$(call timed,law,LAW_EXAMPLES=1500 $(BIN)/python -m pytest --timeout 7200 tests/edge/test_loop.py -k law)
+	@$(call timed,law against an adversary,LAW_EXAMPLES=$(ADVERSARIES) $(BIN)/python -m pytest --timeout 36000 -m slow tests/edge/test_law_machine.py)
 	@$(call timed,law,$(BIN)/python -m pytest --timeout 7200 -m slow tests/end_to_end/test_law.py $(TESTS))
 
 faults: $(STAMP) ## Break everything that can break while texts are written; the report goes to OUT=out/faults.

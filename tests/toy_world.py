@@ -109,7 +109,7 @@ class World:
         row_s: float = 0.0,
     ) -> None:
         self.clock = ManualClock()
-        self.network = MemoryNetwork(self.clock, self._work)
+        self.network = self.make_network()
         self.pass_s = pass_s
         self.row_s = row_s
         self.ahead_s = 0.0
@@ -126,6 +126,10 @@ class World:
 
     def now_ns(self) -> int:
         return round(self.clock.now() * 1e9)
+
+    def make_network(self) -> MemoryNetwork:
+        """What connects devices and cloud; another world may have another one."""
+        return MemoryNetwork(self.clock, self.work)
 
     # --- the cloud
 
@@ -153,7 +157,7 @@ class World:
         self.clock.remind(due)
         self._answers.append(_Answer(due, peer, message))
 
-    def _work(self) -> bool:
+    def work(self) -> bool:
         """Let the cloud do what it can at this instant; whether that was anything."""
         now = self.clock.now()
         self._looks = self._looks + 1 if now == self._looked_at else 0
@@ -257,13 +261,18 @@ class Writer:
         commit = next(self._run, None)
         if commit is None:
             return False
+        self.take(commit)
+        return True
+
+    def take(self, commit: Commit) -> None:
+        """What the caller does with a commit: believe it, and look whether it fits what came before."""
         self.commits.append((self._world.clock.now(), commit))
         told = dict(enumerate(commit.tokens, commit.position))
         if commit.provisional:
             assert commit.position <= self.ledger.length + len(self.provisional), "a gap in what is provisional"
             self._void(commit.position)
             self.provisional.update(told)
-            return True
+            return
         assert commit.position == self.ledger.prompt_length + len(self.text), "lost or doubled"
         self.text.extend(commit.tokens)
         otherwise = [position for position in told if self.provisional.get(position, told[position]) != told[position]]
@@ -271,7 +280,6 @@ class Writer:
         self._void(otherwise[0] if otherwise else commit.position + len(told) if commit.finish else 2**31)
         for position in told:
             self.provisional.pop(position, None)
-        return True
 
     def _void(self, start: Position) -> None:
         for position in [position for position in self.provisional if position >= start]:

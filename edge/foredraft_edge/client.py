@@ -37,7 +37,7 @@ from .drafters.base import Drafter
 from .link import Link
 from .loop import Commit, LoopOptions, RoundLoop
 from .planner import AdaptivePlanner, FixedPlanner, Planner
-from .saved import SavedText, SessionFile, load_text
+from .saved import SavedText, SessionFile, load_text, take_up
 from .stream import Generation, TokenStream, standing, write_alone
 
 if TYPE_CHECKING:
@@ -301,7 +301,7 @@ class Client:
                 text.finish,
             )
         journal = SessionFile(saved, text, begin=False)
-        return self._write(text, planner, mode, options, on_disconnect, deadline_ns, journal, observe, None)
+        return self._write(text, planner, mode, options, on_disconnect, deadline_ns, journal, observe, None, True)
 
     def _write(
         self,
@@ -314,8 +314,9 @@ class Client:
         journal: SessionFile | None,
         observe: Callable[[RoundRecord], None] | None,
         epoch_ns: int | None,
+        taken_up: bool = False,
     ) -> TokenStream:
-        """The stream of a text that begins, or goes on."""
+        """The stream of a text that begins, or is taken up again."""
         assert self.link is not None
         assert self.welcome is not None
         drafter = self.drafter if mode != "cloud" or on_disconnect == "edge" else None
@@ -328,12 +329,11 @@ class Client:
             raise UsageError(
                 "on_disconnect='edge' needs a draft model to go on with; name one, or choose wait or fail."
             )
-        ledger = Ledger(text.session, text.prompt, text.epoch)
-        if text.tokens:
-            ledger.extend(text.tokens)
-            ledger.raise_epoch()
+        if taken_up:
             assert journal is not None
-            journal.epoch(ledger.epoch)
+            ledger = take_up(text, journal)
+        else:
+            ledger = Ledger(text.session, text.prompt)
         spans = None
         if self._traces is not None:
             from .spans import TextSpans  # nobody else needs it

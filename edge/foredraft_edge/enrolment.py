@@ -26,7 +26,7 @@ from foredraft_shared.transports.address import parse_host_port
 from foredraft_shared.transports.curve import KeyPair, client_keys, is_key, new_key_pair
 from foredraft_shared.transports.zmq import Secure
 
-__all__ = ["Enrolment", "enrol", "enrolment_for", "enrolments", "forget", "secure_for"]
+__all__ = ["Enrolment", "enrol", "enrolment_for", "enrolments", "folder", "forget", "secure_for"]
 
 _TOKEN_BYTES = 16 + FINGERPRINT_BYTES
 
@@ -108,7 +108,7 @@ def enrolments() -> list[Enrolment]:
         UsageError: a file is damaged, or others can read it.
     """
     found = []
-    for path in sorted(_folder().glob("*.json")):
+    for path in sorted(folder().glob("*.json")):
         try:
             fields = json.loads(read_private(path))
             entry = Enrolment(**{**fields, "endpoints": tuple(fields["endpoints"])})
@@ -175,15 +175,14 @@ def _pending_keys(path: Path) -> KeyPair:
     return keys
 
 
-def _folder() -> Path:
+def folder() -> Path:
+    """Where enrolments are kept; not made here."""
     return user_config_path("foredraft", appauthor=False) / "enrolments"
 
 
 def _path(control: str) -> Path:
     host, port = parse_host_port(control)
-    return (
-        _folder() / f"{''.join(letter if letter.isalnum() or letter in '.-' else '_' for letter in host)}_{port}.json"
-    )
+    return folder() / f"{''.join(letter if letter.isalnum() or letter in '.-' else '_' for letter in host)}_{port}.json"
 
 
 def _canonical(address: str) -> tuple[str, int]:

@@ -7,6 +7,7 @@ off in the middle was never shown, and is dropped.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Sequence
@@ -15,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from foredraft_shared.errors import ForedraftError, UsageError
+from foredraft_shared.ledger import Ledger
 from foredraft_shared.limits import check
 from foredraft_shared.messages import FinishReason, Resume, SamplingParams, SessionId, TokenId
 
-__all__ = ["SavedText", "SessionFile", "load_text"]
+from .conversation import Journal
+
+__all__ = ["SavedText", "SessionFile", "load_text", "take_up"]
 
 _VERSION = 1
 
@@ -56,15 +60,25 @@ class SessionFile:
     def __init__(self, path: Path, text: SavedText, *, begin: bool) -> None:
         self._path = path
         try:
-            if not begin:
-                _drop_cut_line(path)
             self._file = open(path, "xb" if begin else "ab", buffering=0)  # noqa: SIM115 - closed by close()
+            # The kernel frees it if we are killed. Two that wrote one text would take each other's verdicts for their own.
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except FileExistsError:
             raise UsageError(f"{path} exists; take that text up again (--resume), or give another file.") from None
+        except BlockingIOError:
+            self._file.close()
+            raise UsageError(
+                f"another process is writing the text in {path}; let it finish, or stop it first."
+            ) from None
         except OSError as error:
             raise UsageError(f"cannot write {path}: {error.strerror}; give another file.") from None
         if begin:
             self._append(_beginning(text))
+            return
+        _drop_cut_line(path)
+        if load_text(path) != text:
+            self._file.close()
+            raise UsageError(f"{path} was being written until just now; take it up again.")
 
     def committed(self, tokens: Sequence[TokenId], finish: FinishReason) -> None:
         """Remember what has become final."""
@@ -111,6 +125,19 @@ def load_text(path: Path) -> SavedText:
             "without it."
         ) from None
     return text
+
+
+def take_up(text: SavedText, journal: Journal) -> Ledger:
+    """The ledger of a text that is taken up again, in a new epoch.
+
+    Even where nothing had been written: the server may be at work on a round of whoever was before us, and its verdict
+    must not be taken for one about a round of ours with the same number.
+    """
+    ledger = Ledger(text.session, text.prompt, text.epoch)
+    ledger.extend(text.tokens)
+    ledger.raise_epoch()
+    journal.epoch(ledger.epoch)
+    return ledger
 
 
 def _beginning(text: SavedText) -> dict[str, Any]:
