@@ -30,7 +30,7 @@ OUT ?= out/faults
 # Runs "$(call timed,what,command)" and tells how long it took.
 timed = started=$$SECONDS; $(2); echo "· $(1): $$((SECONDS - started)) s"
 
-.PHONY: help demo test test-slow train-small law faults bench-quick bench-full lint format proto lock clean
+.PHONY: help demo test test-slow train-small law faults bench-quick bench-full fuzz lint format proto lock clean
 
 help: ## Show this list.
 	@echo "make TARGET; the environment is made in $(VENV) when first needed."
@@ -63,6 +63,9 @@ bench-quick: $(STAMP) ## Compare all modes over three networks, in under five mi
 bench-full: OUT = docs/bench
 bench-full: $(STAMP) ## Compare them over all networks, lengths and numbers of devices, in 20 minutes; into OUT=docs/bench.
 	@$(call timed,bench-full,$(BIN)/foredraft bench --full --minutes 20 --recording tests/data/link_recording.csv --out "$(OUT)" $(ARGS))
+
+fuzz: $(STAMP) ## Throw 1,000,000 frames at every decoder and at a server's socket; figures go to OUT (one core, minutes).
+	@$(call timed,fuzz,FUZZ_FRAMES=$${FUZZ_FRAMES:-1000000} OUT="$${OUT:-out/fuzz}" $(BIN)/python -m pytest --timeout 3000 -s tests/fuzz $(TESTS))
 
 lint: $(STAMP) ## Check style, format, types and the direction of imports.
 	@$(call timed,ruff check,$(BIN)/ruff check --quiet)

@@ -8,6 +8,7 @@ nobody holds the few threads for long.
 from __future__ import annotations
 
 import hmac
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -30,6 +31,8 @@ from .keys import KeyStore
 __all__ = ["ControlPlane"]
 
 SERVICE: str = plane.DESCRIPTOR.services_by_name["ControlPlane"].full_name
+_GRPC_LOG = logging.getLogger("grpc._common")
+"""Where gRPC writes of messages that it cannot read."""
 _THREADS = 16
 _OPTIONS = (
     ("grpc.so_reuseport", 0),  # or a second server would quietly share the port
@@ -38,6 +41,20 @@ _OPTIONS = (
     ("grpc.max_connection_age_grace_ms", 5_000),
     ("grpc.max_metadata_size", 8 * 1024),
 )
+
+
+class _OneLine(logging.Filter):
+    """In place of a stack trace for bytes that are no message, which anybody may send: a line in the audit log."""
+
+    def __init__(self, audit: Audit) -> None:
+        super().__init__()
+        self._audit = audit
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.getMessage() != "Exception deserializing message!":
+            return True
+        self._audit.refused("malformed request")
+        return False
 
 
 class ControlPlane:
@@ -79,7 +96,9 @@ class ControlPlane:
         self._server = grpc.server(
             ThreadPoolExecutor(_THREADS, "foredraft-control"), options=_OPTIONS, maximum_concurrent_rpcs=_THREADS
         )
-        service = _Service(store, operator, server_key, endpoints, welcome, self._drain, audit or Audit())
+        audit = audit or Audit()
+        self._one_line = _OneLine(audit)
+        service = _Service(store, operator, server_key, endpoints, welcome, self._drain, audit)
         self._drain_server = drain
         plane_grpc.add_ControlPlaneServicer_to_server(service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -93,6 +112,7 @@ class ControlPlane:
             self._server.stop(None)
             raise AddressInUse(f"cannot listen on {address} for the control plane; give another --control address.")
         self.address = f"[{host}]:{taken}" if ":" in host else f"{host}:{taken}"
+        _GRPC_LOG.addFilter(self._one_line)
         self._server.start()
         self._say(serving=True)
 
@@ -104,6 +124,7 @@ class ControlPlane:
         """Stop answering, within a second."""
         self._health.enter_graceful_shutdown()
         self._server.stop(1.0).wait()
+        _GRPC_LOG.removeFilter(self._one_line)
 
     def _say(self, *, serving: bool) -> None:
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING

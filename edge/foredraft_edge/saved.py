@@ -119,7 +119,16 @@ def load_text(path: Path) -> SavedText:
                 text.tokens += [int(token) for token in entry["tokens"]]
                 text.finish = str(entry.get("finish", ""))
         check(_as_message(text))
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, ForedraftError) as error:
+    except (
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+        ForedraftError,
+    ) as error:
         raise UsageError(
             f"{path} is not a text saved by foredraft, or it is damaged ({type(error).__name__}: {error}); ask again "
             "without it."

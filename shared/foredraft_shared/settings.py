@@ -82,6 +82,8 @@ def load_settings(path: Path | None, groups: Iterable[str]) -> Settings:
         raise UsageError(f"{path} is not UTF-8 at byte {error.start}; save it as UTF-8.") from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path} is not TOML: {error}.") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
+        raise UsageError(f"{path} cannot be read: {error}; mend it.") from None
     known = sorted(groups)
     for name, table in tables.items():
         if name not in known:

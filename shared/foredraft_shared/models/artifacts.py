@@ -150,9 +150,14 @@ def load_artifact(path: Path, kind: str) -> Artifact:
                 tensors[name] = value.astype(np.float32) * stored[name + _SCALE].astype(np.float32)[:, None]
             else:
                 tensors[name] = value if value.dtype == np.int32 else value.astype(np.float32)
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise ModelDamaged(f"{path} cannot be read ({error}); install foredraft again, or train it again.") from None
-    return Artifact(path, kind, metadata["target"], metadata["target_fingerprint"], metadata["facts"], tensors)
+    except (SafetensorError, KeyError, ValueError, IndexError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelDamaged(f"{path} cannot be read ({reason}); install foredraft again, or train it again.") from None
+    facts = metadata.get("facts")
+    names = metadata.get("target"), metadata.get("target_fingerprint")
+    if not (isinstance(facts, dict) and all(isinstance(name, str) for name in names)):
+        raise ModelDamaged(f"{path} does not say what it was made for; install foredraft again, or train it again.")
+    return Artifact(path, kind, str(names[0]), str(names[1]), facts, tensors)
 
 
 def artifact_kind(path: Path) -> str:
@@ -182,8 +187,11 @@ def _metadata(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, "numpy") as file:
             metadata: dict[str, Any] = json.loads((file.metadata() or {})[_KEY])
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise ModelDamaged(f"{path} is no artifact of foredraft ({error}); check the path.") from None
+        if not isinstance(metadata, dict):
+            raise ValueError("its description is no table")
+    except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelDamaged(f"{path} is no artifact of foredraft ({reason}); check the path.") from None
     if metadata.get("format") != _FORMAT:
         raise ModelDamaged(f"{path} has format {metadata.get('format')}; this version reads format {_FORMAT}.")
     return metadata

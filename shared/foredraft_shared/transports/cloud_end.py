@@ -22,6 +22,10 @@ FAILURES_PER_SECOND = 10.0
 
 MESSAGES_PER_SECOND = 5000.0
 """Of one device, or else of one connection, in bursts of twice as many: more than a device has to say, less than we can read."""
+MESSAGES_PER_SECOND_WHEN_BEHIND = 300.0
+"""The same while more comes than is read."""
+BEHIND_S = 0.5
+"""So long without once having read everything is behind."""
 MAX_CHANNELS = 256
 """Sessions that one connection may name at once."""
 
@@ -29,10 +33,11 @@ MAX_CHANNELS = 256
 class _Rate:
     """What is counted of who speaks."""
 
-    __slots__ = ("cuts", "messages")
+    __slots__ = ("cuts", "messages", "modest")
 
     def __init__(self, clock: Clock) -> None:
         self.messages = TokenBucket(MESSAGES_PER_SECOND, 2 * MESSAGES_PER_SECOND, clock.now)
+        self.modest = TokenBucket(MESSAGES_PER_SECOND_WHEN_BEHIND, 2 * MESSAGES_PER_SECOND_WHEN_BEHIND, clock.now)
         self.cuts = TokenBucket(1.0, 1.0, clock.now)
 
 
@@ -45,7 +50,13 @@ class CloudEnd:
         """Bytes; what is longer is refused before it is read, which would take too long."""
         self._codecs: PeerTable[Codec] = PeerTable(partial(Codec, MAX_CHANNELS))
         self._rates: PeerTable[_Rate] = PeerTable(partial(_Rate, clock))
+        self._clock = clock
+        self._kept_up_at = clock.now()
         self._failures = TokenBucket(FAILURES_PER_SECOND, FAILURES_PER_SECOND, clock.now)
+
+    def kept_up(self) -> None:
+        """All that had come has been read."""
+        self._kept_up_at = self._clock.now()
 
     def floods(self, peer: Peer) -> Literal["", "drop", "cut"]:
         """Whether a peer says so much that this message is to be dropped, or its connection closed as well.
@@ -54,7 +65,9 @@ class CloudEnd:
         """
         # All connections of a device together; where nobody proves who he is, each by itself.
         rate = self._rates.entry(Peer(b"", peer.identity) if peer.identity else peer)
-        if rate.messages.take() == 0.0:
+        modest = rate.modest.take() == 0.0
+        behind = self._clock.now() - self._kept_up_at > BEHIND_S
+        if rate.messages.take() == 0.0 and (modest or not behind):
             return ""
         self.counters.dropped += 1
         # What is left of a connection that was closed is dropped only: its number may be another connection's by now.

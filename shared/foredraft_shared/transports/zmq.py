@@ -231,10 +231,12 @@ class ZmqListener:
             try:
                 frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
+                self._end.kept_up()
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     return None
                 self._poller.poll(_milliseconds(remaining))
+                self._end.kept_up()  # it was empty all the while
                 continue
             peer = Peer(frames[0].bytes, _identity(frames[-1]))
             flood = self._end.floods(peer)

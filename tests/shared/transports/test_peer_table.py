@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from foredraft_shared.clock import ManualClock
 from foredraft_shared.errors import PromptTooLong
-from foredraft_shared.messages import Failure, NeedResume, Open, Ping
+from foredraft_shared.messages import Draft, Failure, NeedResume, Open, Ping
 from foredraft_shared.transports.base import Peer
-from foredraft_shared.transports.cloud_end import MAX_CHANNELS, CloudEnd
+from foredraft_shared.transports.cloud_end import (
+    BEHIND_S,
+    MAX_CHANNELS,
+    MESSAGES_PER_SECOND,
+    MESSAGES_PER_SECOND_WHEN_BEHIND,
+    CloudEnd,
+)
 from foredraft_shared.transports.peer_table import MAX_ANONYMOUS_PEERS, MAX_PEERS_OF_ONE_IDENTITY, PeerTable
 from foredraft_shared.wire import Codec
 
@@ -60,8 +66,6 @@ def test_a_listener_keeps_few_codecs_and_few_channels_in_each():
 
 def test_a_channel_that_was_forgotten_is_asked_to_resume():
     end, edge = CloudEnd(ManualClock()), Codec()
-    from foredraft_shared.messages import Draft
-
     for number in range(MAX_CHANNELS + 1):
         end.decode(peer(1), edge.encode(Open(number.to_bytes(16, "big"), (1, 2))))
     message, answer = end.decode(peer(1), edge.encode(Draft(bytes(16), 1, 1, 2, 0, ())))
@@ -82,3 +86,26 @@ def test_what_is_too_long_is_refused_unread_with_its_reason():
     for _ in range(100):
         end.decode(peer(1), edge.encode(Open(bytes(16), tuple(range(200)))))
     assert end.counters.dropped == 101
+
+
+def test_a_flood_costs_a_device_its_connection_and_nobody_else() -> None:
+    clock = ManualClock()
+    end = CloudEnd(clock)
+    loud, again, quiet = peer(1, "loud"), peer(2, "loud"), peer(3, "quiet")
+    said = [end.floods(loud) for _ in range(int(2 * MESSAGES_PER_SECOND))]
+    assert set(said) == {""}
+    assert [end.floods(loud), end.floods(loud), end.floods(again)] == ["cut", "drop", "drop"]
+    assert end.floods(quiet) == ""
+    clock.advance(1.0)
+    assert end.floods(again) == ""
+
+
+def test_who_is_behind_is_stricter() -> None:
+    clock = ManualClock()
+    end = CloudEnd(clock)
+    clock.advance(2 * BEHIND_S)
+    said = [end.floods(peer(1, "loud")) for _ in range(int(2 * MESSAGES_PER_SECOND_WHEN_BEHIND) + 2)]
+    assert said[-2:] == ["cut", "drop"]
+    assert set(said[:-2]) == {""}
+    end.kept_up()
+    assert end.floods(peer(1, "loud")) == ""
