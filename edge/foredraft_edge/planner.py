@@ -18,13 +18,18 @@ own probabilities say which tokens are doubtful should be longer in easy places 
 is not ``k`` but that survival: draft on until another token would bring it below. The draft's probabilities are corrected
 by how often tokens of that probability were in fact accepted.
 
-*Mode.* ``ms(k)`` is taken at the highest acceptance that what was seen does not speak against: hope is cheap, and a mode that
-is never tried teaches nothing. Speculation is begun if it may soon pay back the round that a trial may cost. It is dropped
-when it has in fact lost time against the cloud alone and ``ms(k)`` says that it will go on doing so; or when it has lost so
-much that the formula must be wrong. The loss is a sum that never falls below 0 (Page's CUSUM test, Biometrika 41, 1954), so
-that old gains do not hide a link that has become slow. Then the cloud writes alone until what another trial may lose is a
-small share of the time passed; every trial that fails doubles the wait. What speculation has to beat is measured: the cloud
-streams the first tokens, while the device reads the prompt. The figures behind the constants: docs/planning.md.
+*Mode.* ``ms(k)`` is taken at the highest acceptance that what was seen does not speak against: hope is cheap, and a
+mode that is never tried teaches nothing. Speculation is begun if it may soon pay back the round that a trial may cost.
+It is dropped when it has in fact lost time against the cloud alone and ``ms(k)`` says that it will go on doing so; or
+when it has lost so much that the formula must be wrong: on the way there hope shrinks to what is believed. The loss is
+a sum that never falls below 0 (Page's CUSUM test, Biometrika 41, 1954), so that old gains do not hide a link that has
+become slow. Then the cloud writes alone until what another trial may lose is a small share of the time passed; every
+trial that fails doubles the wait.
+
+*Beginning.* What speculation has to beat is measured: the cloud streams a few tokens, while the device reads the
+prompt. Where the way is short that waits until speculation has been seen, and is left out if a token takes clearly less
+than a pass: a few tokens of the cloud's are dear where speculation is fast. Where it is long, the cloud's first stream
+is long, too, for its end costs a round trip. The figures behind the constants: docs/planning.md.
 """
 
 from __future__ import annotations
@@ -214,16 +219,26 @@ class AdaptivePlanner(_Measuring):
     """Of the time passed, what another trial may lose."""
     _PAYBACK = 48
     """Tokens within which a first trial must be able to pay back the round that it may cost."""
-    _GRACE = 8.0
-    """Rounds' worth of loss that end a trial whatever the formula says."""
+    _GRACE = 5.0
+    """Rounds' worth of loss that end a trial whatever the formula says; hope shrinks on the way there."""
     _PRIOR_WEIGHT = 3.0
     """Drafted tokens that the belief in :data:`_PRIOR` is worth."""
     _PRIOR = 0.75
 
     _DEVIATIONS = 1.5
     """Of the belief in the acceptance: with one, unlucky beginnings ended trials that would have paid."""
+    _SOME = 6
+    """Samples of acceptance before which nothing is concluded from it."""
     _OLD = 12
     """Samples that an acceptance from before a cool-down is worth."""
+    _SHORT_WAY_MS = 40.0
+    """Over a round trip of at most this, speculation is begun before anything is known."""
+    _LONG_WAY_MS = 100.0
+    """Over a longer round trip speculation seldom pays, and the first stream of the cloud's is not ended so soon."""
+    _GAP_SHARE = 0.025
+    """Of that stream, the round trip that its end costs, if a token takes what is believed of it."""
+    _CLEARLY = 0.6
+    """Of a pass: a token that takes less than this is not held against the cloud's own, which then need not be measured."""
 
     def __init__(self, *, longest: int = 16, switch: bool = True, warm_up: int = 3, window: int = 2) -> None:
         super().__init__()
@@ -232,6 +247,7 @@ class AdaptivePlanner(_Measuring):
         self._warm_up = warm_up
         self._window = window
         self._lost_ms = 0.0
+        self._why = ""
         self._failures = 0
         self._resume_at = 0
         self._waited = False
@@ -255,7 +271,12 @@ class AdaptivePlanner(_Measuring):
         """The highest acceptance that what was seen does not speak against: the belief and some standard deviations."""
         believed = self.acceptance
         deviation = math.sqrt(believed * (1.0 - believed) / (self._evidence + self._PRIOR_WEIGHT))
-        return min(0.98, believed + self._DEVIATIONS * deviation)
+        return min(0.98, believed + self._DEVIATIONS * self._patience * deviation)
+
+    @property
+    def _patience(self) -> float:
+        """1 as long as nothing was lost, 0 when the trial is over: what was lost in fact speaks against hope."""
+        return max(0.0, 1.0 - self._lost_ms / (self._GRACE * self._round_ms())) if self._lost_ms else 1.0
 
     @property
     def _evidence(self) -> float:
@@ -305,25 +326,52 @@ class AdaptivePlanner(_Measuring):
             self._before += self._written
         self._written = written
         passed = self._before + written
-        if passed < self._warm_up:
-            return Plan("cloud", f"the first {self._warm_up} tokens measure the cloud alone", self._warm_up - passed)
-        alone_ms = self.measured.decode_ms.value
+        if self._to_be_measured():
+            tokens = self._first_tokens()
+            return Plan("cloud", f"{tokens} tokens measure the cloud alone", tokens)
+        if not self.measured.verify_ms.samples and not self.measured.decode_ms.samples:
+            return Plan("speculate", f"nothing is known yet, but the round trip: {self.measured.rtt_ms.value:.0f} ms")
+        alone_ms = self._alone_ms()
         expected_ms = self.token_ms(self.best(), self.acceptance)
         promise = f"drafts of {self.best()} take about {expected_ms:.1f} ms a token, the cloud alone {alone_ms:.1f}"
         if passed >= self._resume_at and self._failed(alone_ms):
             self._failures += 1
             self._resume_at = passed + self._cooldown(alone_ms)
+            self._why = f", but {self._lost_ms:.0f} ms were lost with drafts" if self._lost_ms else ""
             self._lost_ms = 0.0
         wait = self._resume_at - passed
         if wait > 0:
             self._waited = True
-            return Plan("cloud", f"{promise}; next trial in {wait} tokens", wait)
+            return Plan("cloud", f"{promise}{self._why}; next trial in {wait} tokens", wait)
         if self._waited:  # link and text may be others by now
             self._waited = False
             self.measured.rtt_ms.doubt()
             self.measured.acceptance.doubt(self._OLD)
             self._best = None
         return Plan("speculate", promise)
+
+    def _to_be_measured(self) -> bool:
+        """Whether to let the cloud write a few tokens alone, to know what speculation has to beat."""
+        measured = self.measured
+        if measured.decode_ms.samples or not self._warm_up:
+            return False
+        if not measured.verify_ms.samples:
+            return not measured.rtt_ms.samples or measured.rtt_ms.value > self._SHORT_WAY_MS
+        if self._evidence < self._SOME:
+            return False
+        return self.token_ms(self.best(), self.acceptance) > self._CLEARLY * measured.verify_ms.value
+
+    def _first_tokens(self) -> int:
+        """How many tokens measure the cloud: over a long way many, since the end of a stream costs a round trip."""
+        rtt_ms = self.measured.rtt_ms.value
+        if self.measured.verify_ms.samples or rtt_ms <= self._LONG_WAY_MS:
+            return self._warm_up
+        return max(self._warm_up, round(rtt_ms / (self._GAP_SHARE * self.measured.decode_ms.value)))
+
+    def _alone_ms(self) -> float:
+        """A token of the cloud alone: at most a pass over a draft, as long as it has not been measured."""
+        measured = self.measured
+        return measured.decode_ms.value if measured.decode_ms.samples else measured.verify_ms.value
 
     def _failed(self, alone_ms: float) -> bool:
         """Whether the cloud alone should write for a while."""
@@ -373,4 +421,4 @@ class AdaptivePlanner(_Measuring):
     def progressed(self, tokens: int, elapsed_ms: float, mode: Mode) -> None:
         super().progressed(tokens, elapsed_ms, mode)
         if mode == "speculate":
-            self._lost_ms = max(0.0, self._lost_ms + elapsed_ms - tokens * self.measured.decode_ms.value)
+            self._lost_ms = max(0.0, self._lost_ms + elapsed_ms - tokens * self._alone_ms())
