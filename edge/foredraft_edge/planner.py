@@ -233,7 +233,7 @@ class AdaptivePlanner(_Measuring):
     """Samples that an acceptance from before a cool-down is worth."""
     _SHORT_WAY_MS = 40.0
     """Over a round trip of at most this, speculation is begun before anything is known."""
-    _LONG_WAY_MS = 100.0
+    _LONG_WAY_MS = 200.0
     """Over a longer round trip speculation seldom pays, and the first stream of the cloud's is not ended so soon."""
     _GAP_SHARE = 0.025
     """Of that stream, the round trip that its end costs, if a token takes what is believed of it."""

@@ -124,7 +124,7 @@ def test_without_leave_to_switch_it_always_speculates():
 
 def begun(rtt_ms: float, times: Times, acceptance: float) -> list[tuple[int, str]]:
     """The decisions of a first text, and after how many tokens."""
-    run = simulate(link=LinkSettings(rtt_ms=rtt_ms), times=times, acceptance=acceptance, tokens=200)
+    run = simulate(link=LinkSettings(rtt_ms=rtt_ms), times=times, acceptance=acceptance, tokens=300)
     return [(decision.written, decision.mode) for decision in run.decisions]
 
 
@@ -143,7 +143,7 @@ def test_over_a_middling_way_three_tokens_measure_the_cloud_first():
 
 
 def test_over_a_long_way_the_first_stream_is_so_long_that_its_end_costs_little():
-    assert begun(160.0, Times(2.0, VERIFY_MS), 0.95)[:2] == [(0, "cloud"), (160, "speculate")]
+    assert begun(240.0, Times(2.0, 120.0), 0.95)[:2] == [(0, "cloud"), (240, "speculate")]
 
 
 def test_what_was_lost_shrinks_hope():
