@@ -68,7 +68,7 @@ def gallery(report: Report) -> Iterator[Piece]:
         "How evenly tokens come",
         pictures.gap_distributions(report, over_networks),
         "Speculation gives tokens in bursts: many gaps of nothing, and longer ones between. Further left is smoother.",
-        "Nothing was measured.",
+        "No answer of two tokens was measured.",
     )
     example = min(over_networks, key=lambda cell: abs(cell.rtt_ms - _EXAMPLE_MS), default=None)
     yield _piece(

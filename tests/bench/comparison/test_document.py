@@ -143,6 +143,26 @@ def test_a_report_of_nothing_can_be_shown(report: Report) -> None:
     assert all(piece.picture is None and piece.told for piece in gallery(report))
 
 
+def test_answers_of_one_token_have_no_pace_and_yet_a_report(report: Report) -> None:
+    for cell in report.cells:
+        for name, samples in cell.samples.items():
+            cell.samples[name] = tuple(
+                dataclasses.replace(sample, tokens=sample.tokens[:1], arrived_ms=sample.arrived_ms[:1], parts=None)
+                for sample in samples
+            )
+    assert "identical tokens" in as_page(report)
+    assert "drafting ahead" in as_markdown(report)
+    assert report.cells[0].speed_ups() == {}
+
+
+def test_modes_without_the_baseline_have_no_speed_up_and_yet_a_report(report: Report) -> None:
+    for cell in report.cells:
+        del cell.samples["cloud"]
+    text = as_page(report)
+    assert "The cloud alone was not measured" in text
+    assert "Where a token" in text
+
+
 def test_every_picture_has_units_and_says_what_it_shows(report: Report) -> None:
     ahead = report.cells[0].samples["ahead"][0]
     hints = tuple(HintSeen(20, 0.05 + index / 40, index % 3 > 0) for index in range(36))

@@ -107,7 +107,7 @@ def test_in_a_world_without_overhead_every_millisecond_has_another_cause(mode: s
     assert parts is not None
     assert parts.total_ms == pytest.approx(text.arrived_ms[-1] - text.arrived_ms[0])
     assert parts.limit_ms > 0
-    assert abs(parts.overhead_ms) < 0.05 * parts.total_ms
+    assert abs(parts.overhead_ms) < 0.01 * parts.total_ms
     assert parts.drafting_ms >= 0
     assert parts.network_ms > -0.02 * parts.total_ms
 

@@ -23,7 +23,7 @@ _LEAST_MS = 1.0
 
 def gap_distributions(report: Report, cells: Sequence[CellResult]) -> Figure | None:
     """For each cell: which share of the gaps is at most so long, a curve a mode."""
-    cells = [cell for cell in cells if any(cell.samples.values())]
+    cells = [cell for cell in cells if any(s.gaps_ms for samples in cell.samples.values() for s in samples)]
     if not cells:
         return None
     columns = min(_COLUMNS, len(cells))
