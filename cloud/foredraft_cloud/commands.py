@@ -64,6 +64,15 @@ def serve(
     rounds_in_flight: Annotated[int, typer.Option(min=1, help="Rounds of one device that may wait for a pass.")] = 64,
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Longest prompt.")] = 131_072,
     grace: Annotated[float, typer.Option(min=0.0, help="Seconds that SIGTERM leaves to what is under way.")] = 10.0,
+    drop_confidence: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Take rows no further behind a drafted token in whose place an exit is so sure of another; "
+            "by default all rows go to full depth. Never changes a token.",
+        ),
+    ] = None,
     secure: Annotated[
         bool, typer.Option("--secure", help="Let in enrolled devices only, encrypted; always so beyond this machine.")
     ] = False,
@@ -122,7 +131,9 @@ def serve(
             model=opened.name,
             fingerprint=opened.tokenizer.fingerprint,
             dtype=dtype,
-            options=EngineOptions(max_sessions=max_sessions, max_sessions_per_device=sessions_per_device),
+            options=EngineOptions(
+                max_sessions=max_sessions, max_sessions_per_device=sessions_per_device, drop_confidence=drop_confidence
+            ),
             caps=Caps(rounds_per_second, rounds_in_flight, prompt_tokens=prompt_tokens),
             observer=watch.observer,
         )

@@ -224,14 +224,14 @@ class Engine:
             batch, self._batch = self._batch, []
             later, self._later = self._later, []
         seen.shares = batch
-        for errand in later:
-            errand()
         seen.ended_ns = self._clock_ns()
         self.statistics.passes += 1
         self.statistics.model_us += seen.model_ns // 1000
         self.statistics.outside_us += (seen.ended_ns - seen.begun_ns - seen.model_ns) // 1000
         self.statistics.cache_used_bytes = self._target.pages.use.used_bytes
         self._observer.passed(seen)
+        for errand in later:
+            errand()
         return True
 
     def _schedule(self, seen: PassSeen) -> list[Part]:
