@@ -1,4 +1,4 @@
-"""A text's file belongs to one writer at a time."""
+"""Texts that outlive their process: the file alone."""
 
 from __future__ import annotations
 
@@ -9,6 +9,92 @@ import pytest
 from foredraft_edge.saved import SavedText, SessionFile, load_text, take_up
 from foredraft_shared.errors import UsageError
 from foredraft_shared.messages import SamplingParams
+
+
+def text() -> SavedText:
+    return SavedText(bytes(range(16)), (1, 2, 3), SamplingParams(0.8, seed=9), 20, (7,), "toy", "f00d", "float32")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "answer.jsonl"
+
+
+def written(path: Path) -> SessionFile:
+    file = SessionFile(path, text(), begin=True)
+    file.committed((4, 5), "")
+    file.epoch(2)
+    file.committed((6,), "")
+    return file
+
+
+def test_it_comes_back_as_it_was(path: Path):
+    written(path).close()
+    saved = load_text(path)
+    assert saved.tokens == [4, 5, 6]
+    assert saved.epoch == 2
+    saved.tokens, saved.epoch = [], 1
+    assert saved == text()
+
+
+def test_what_a_kill_cut_off_in_the_middle_of_a_line_is_dropped_and_the_rest_goes_on(path: Path):
+    written(path).close()
+    path.write_bytes(path.read_bytes()[:-4])
+    assert load_text(path).tokens == [4, 5]
+    file = SessionFile(path, load_text(path), begin=False)
+    file.committed((8, 7), "stop")
+    file.close()
+    saved = load_text(path)
+    assert (saved.tokens, saved.finish) == ([4, 5, 8, 7], "stop")
+
+
+def test_every_commit_is_with_the_system_before_the_next(path: Path):
+    file = written(path)
+    assert load_text(path).tokens == [4, 5, 6]
+    file.close()
+
+
+def test_a_file_that_is_there_is_not_overwritten(path: Path):
+    path.write_text("somebody's notes")
+    with pytest.raises(UsageError, match="exists"):
+        SessionFile(path, text(), begin=True)
+    assert path.read_text() == "somebody's notes"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\n",
+        b"hello\n",
+        b"[]\n",
+        b'{"version":2}\n',
+        b'{"version":1,"session":"00","prompt":[1]}\n',
+        b"\xff\xfe\n",
+    ],
+)
+def test_what_is_no_saved_text_is_refused(path: Path, content: bytes):
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="not a text saved by foredraft"):
+        load_text(path)
+
+
+@pytest.mark.parametrize("change", [("[1,2,3]", "[]"), ("[4,5]", "[-4]"), ('"00010203', '"0001020'), ("0.8", "-1")])
+def test_what_the_protocol_would_refuse_is_refused_here(path: Path, change: tuple[str, str]):
+    written(path).close()
+    content = path.read_text()
+    assert change[0] in content
+    path.write_text(content.replace(*change))
+    with pytest.raises(UsageError):
+        load_text(path)
+
+
+def test_a_missing_file_is_named(path: Path):
+    with pytest.raises(UsageError, match=r"answer\.jsonl"):
+        load_text(path)
+
+
+# --- one writer at a time
 
 TEXT = SavedText(b"s" * 16, (1, 2, 3), SamplingParams(), 20, (), "toy", "fingerprint", "float32")
 

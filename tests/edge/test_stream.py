@@ -1,0 +1,164 @@
+"""What a caller sees of a text: events, steps with deadlines, saved texts. Over memory, with a toy cloud in threads."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import real_world
+from toy_world import VOCABULARY, ToyDrafter, continuation
+
+from foredraft_cloud.toy import ToyTarget
+from foredraft_edge import Client
+from foredraft_edge.stream import TokenEvent, standing
+from foredraft_edge.watch import SessionState
+from foredraft_shared.errors import DeadlineMissed, ModelChanged, UsageError
+from foredraft_shared.messages import SamplingParams
+from foredraft_shared.models import Tokenizer
+from foredraft_shared.transports.faulty import Faults, FaultyTransport
+
+PROMPT = (3, 1, 4, 1, 5)
+GREEDY = SamplingParams()
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(smollm2: Any) -> Tokenizer:
+    return smollm2.tokenizer  # type: ignore[no-any-return]
+
+
+@contextmanager
+def connected(tokenizer: Tokenizer, model: str = "toy") -> Iterator[tuple[Client, FaultyTransport]]:
+    target = ToyTarget(vocabulary=VOCABULARY)
+    with real_world.serving(target, "memory", fingerprint=tokenizer.fingerprint, model=model) as service:
+        transport = FaultyTransport(service.connect(), Faults())
+        with Client(None, ToyDrafter(0.8), tokenizer=tokenizer, transport=transport) as client:
+            yield client, transport
+
+
+def event(position: int, token: int = 0, **how: Any) -> TokenEvent:
+    return TokenEvent(token, position, "", "edge" if how.get("provisional") else "target", True, **how)
+
+
+def test_the_last_event_of_a_position_stands_and_revisions_void_what_is_behind():
+    events = [
+        event(5),
+        *(event(position, position, provisional=True) for position in range(6, 12)),
+        event(6, 6),
+        event(7, 99, revised=True),
+        event(8, 1),
+    ]
+    assert [(each.position, each.token) for each in standing(events)] == [(5, 0), (6, 6), (7, 99), (8, 1)]
+
+
+def test_an_end_voids_what_was_provisional_behind_it():
+    events = [*(event(position, provisional=True) for position in range(5, 12)), event(5), event(6, finish="stop")]
+    assert [each.position for each in standing(events)] == [5, 6]
+
+
+def test_an_outage_leaves_the_same_text_in_tokens_and_words(tokenizer: Tokenizer):
+    truth = continuation(PROMPT, GREEDY, 40)
+    with connected(tokenizer) as (client, transport):
+        whole = client.generate(PROMPT, max_tokens=40, stop_tokens=())
+        assert list(whole.tokens) == truth
+        stream = client.stream(PROMPT, max_tokens=40, stop_tokens=(), on_disconnect="edge")
+        events = list(itertools.islice(stream, 10))
+        transport.kill()
+        while not events[-1].provisional:
+            events.append(next(stream))
+        assert stream.state is SessionState.EDGE_ONLY
+        assert events[-1].origin == "edge"
+        transport.heal()
+        events += stream
+    final = standing(events)
+    assert [each.token for each in final] == truth
+    assert "".join(each.text for each in final) == whole.text
+    assert {each.origin for each in final} == {"target"}
+    assert stream.finish == "length"
+
+
+def test_steps_take_what_is_there_by_their_deadline(tokenizer: Tokenizer):
+    truth = continuation(PROMPT, GREEDY, 60)
+    with connected(tokenizer) as (client, transport):
+        stream = client.stream(PROMPT, max_tokens=60, stop_tokens=(), on_disconnect="edge")
+        events = stream.take(8, deadline_ms=20_000)
+        assert [each.token for each in events] == truth[:8]
+        transport.kill()
+        begun = time.monotonic()
+        while not any(each.provisional for each in events):
+            events += stream.take(4, deadline_ms=500)
+        assert time.monotonic() - begun < 5.0
+        transport.heal()
+        while not stream.finish:
+            events += stream.take(7, deadline_ms=500)
+        assert stream.take(1, deadline_ms=1) == []
+    assert [each.token for each in standing(events)] == truth
+
+
+def test_a_step_without_anything_is_a_missed_deadline_and_the_text_goes_on(tokenizer: Tokenizer):
+    with connected(tokenizer) as (client, transport):
+        stream = client.stream(PROMPT, max_tokens=8, stop_tokens=())
+        transport.kill()
+        begun = time.monotonic()
+        with pytest.raises(DeadlineMissed, match="on_disconnect"):
+            stream.take(4, deadline_ms=150)
+        assert time.monotonic() - begun >= 0.15
+        transport.heal()
+        assert [each.token for each in stream] == continuation(PROMPT, GREEDY, 8)
+
+
+def test_a_text_with_a_deadline_says_why_it_ends(tokenizer: Tokenizer):
+    with connected(tokenizer) as (client, transport):
+        stream = client.stream(PROMPT, max_tokens=2000, stop_tokens=(), deadline_ms=60_000, on_disconnect="edge")
+        events = list(itertools.islice(stream, 5))
+        stream.close()
+        transport.kill()
+        generation = client.generate(PROMPT, max_tokens=2000, stop_tokens=(), deadline_ms=800, on_disconnect="edge")
+    assert len(events) == 5
+    assert generation.finish == "deadline"
+    assert generation.tokens
+    assert set(generation.origins) == {"edge"}
+
+
+def test_a_saved_text_is_taken_up_where_it_was_left(tokenizer: Tokenizer, tmp_path: Path):
+    truth = continuation(PROMPT, GREEDY, 30)
+    path = tmp_path / "answer.jsonl"
+    with connected(tokenizer) as (client, transport):
+        stream = client.stream(PROMPT, max_tokens=30, stop_tokens=(), save=path)
+        first = [next(stream) for _ in range(9)]
+        transport.kill()  # as if the process were gone: not even the goodbye arrives
+        stream.close()
+        transport.heal()
+        again = client.resume(path)
+        seen = max(len(first), len(again.restored))
+        assert list(again.restored) == truth[: len(again.restored)]
+        rest = list(again)
+        assert [*again.restored, *(each.token for each in rest)] == truth
+        assert len(again.restored) >= seen - 3
+        assert rest[0].position == len(PROMPT) + len(again.restored)
+        finished = client.resume(path)
+        assert (list(finished), finished.finish, list(finished.restored)) == ([], "length", truth)
+        assert again.restored_text + "".join(each.text for each in rest) == finished.restored_text
+    with connected(tokenizer, model="another") as (client, _), pytest.raises(ModelChanged, match="another"):
+        client.resume(path)
+
+
+def test_what_cannot_be_asked_is_said_at_once(tokenizer: Tokenizer, tmp_path: Path):
+    with connected(tokenizer) as (client, _):
+        with pytest.raises(UsageError, match="deadline_ms"):
+            client.stream(PROMPT, deadline_ms=0)
+        with pytest.raises(UsageError, match="on_disconnect"):
+            client.stream(PROMPT, on_disconnect="panic")  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="mode edge"):
+            client.stream(PROMPT, mode="edge", deadline_ms=5)
+        stream = client.stream(PROMPT)
+        with pytest.raises(UsageError, match="at least one"):
+            stream.take(0, deadline_ms=5)
+        client.drafter = None
+        with pytest.raises(UsageError, match="needs a draft model"):
+            client.stream(PROMPT, on_disconnect="edge")
