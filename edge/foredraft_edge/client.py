@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 from typing_extensions import Self
 
 from foredraft_devices import probe
-from foredraft_shared.errors import ModelChanged, PromptTooLong, UsageError, VocabularyMismatch
+from foredraft_shared.errors import LinkLost, ModelChanged, PromptTooLong, UsageError, VocabularyMismatch
 from foredraft_shared.ledger import Ledger
 from foredraft_shared.messages import SamplingParams, TokenId, Welcome
 from foredraft_shared.models import Tokenizer, open_model
@@ -66,9 +66,11 @@ class Client:
         transport: in place of ``address``, for tests.
         connect_timeout_s: how long the server may take to answer the greeting.
         tracer_provider: of OpenTelemetry; by default what the standard OTEL_* variables ask for, if anything.
+        require_server: whether its silence is an error. Without it a device can begin where there is no network: name the
+            draft, and ask with ``on_disconnect="edge"``.
 
     Raises:
-        LinkLost: nobody answers at ``address``.
+        LinkLost: nobody answers at ``address``, and ``require_server`` is set.
         NotEnrolled, ServerKeyMismatch: the server does not let this device in, or is not the one it enrolled with.
         VocabularyMismatch: draft and target do not share a vocabulary.
         ModelNotFound, ModelDamaged, ModelUnsupported, BackendMissing: the draft cannot be used.
@@ -83,6 +85,7 @@ class Client:
         device: str = "",
         transport: Transport | None = None,
         connect_timeout_s: float = 5.0,
+        require_server: bool = True,
         offline: bool = False,
         threads: int = 1,
         tracer_provider: TracerProvider | None = None,
@@ -94,7 +97,6 @@ class Client:
         self._planners: dict[tuple[bool, int], AdaptivePlanner] = {}
         """By whether they may leave speculation, and by the rounds that may be in flight."""
         self.link: Link | None = None
-        self.welcome: Welcome | None = None
         self._tokenizer: Tokenizer | None = None
         self.drafter: Drafter | None = None
         if isinstance(tokenizer, Tokenizer):
@@ -106,7 +108,11 @@ class Client:
         try:
             if transport is not None or address is not None:
                 self.link = self._connect(address, transport, device)
-                self.welcome = self.link.greet(connect_timeout_s)
+                try:
+                    self.link.greet(connect_timeout_s)
+                except LinkLost:
+                    if require_server:
+                        raise
             target = self.welcome.model if self.welcome else None
             if isinstance(draft, str | Path):
                 self._load(draft, target, offline, threads)
@@ -136,6 +142,11 @@ class Client:
                 f"the tokenizer here ({self._tokenizer.fingerprint[:8]}) is not that of {self.welcome.model} on the server "
                 f"({self.welcome.fingerprint[:8]}); name the target's own with tokenizer=…."
             )
+
+    @property
+    def welcome(self) -> Welcome | None:
+        """What the server is; ``None`` without one, or while it has not answered yet."""
+        return self.link.welcome if self.link is not None else None
 
     def _connect(self, address: str | None, transport: Transport | None, device: str) -> Link:
         if transport is None:
@@ -241,16 +252,17 @@ class Client:
             alone = write_alone(self.drafter, tokens, params, max_tokens, stop_tokens)
             return TokenStream(alone, tokens, self._tokenizer, planner.measured, self._writing)
         welcome = self.welcome
-        assert welcome is not None
+        if save is not None and welcome is None:
+            raise UsageError(
+                "a text is saved with the name of its model, and no server has told it yet; save later texts."
+            )
         text = SavedText(
             secrets.token_bytes(16),
             tokens,
             params,
             max_tokens,
             tuple(sorted(stop_tokens)),
-            welcome.model,
-            welcome.fingerprint,
-            welcome.dtype,
+            *((welcome.model, welcome.fingerprint, welcome.dtype) if welcome is not None else ("", "", "")),
         )
         journal = SessionFile(save, text, begin=True) if save is not None else None
         return self._write(text, planner, mode, options, on_disconnect, deadline_ns, journal, observe, epoch_ns)
@@ -283,7 +295,7 @@ class Client:
             planner = self._planner(mode, draft_length, options or LoopOptions())
         welcome = self.welcome
         if welcome is None:
-            raise UsageError("a saved text needs a server; give its address.")
+            raise UsageError("a saved text needs a server that answers; start it, or give its address.")
         if (welcome.model, welcome.fingerprint, welcome.dtype) != (text.model, text.fingerprint, text.dtype):
             raise ModelChanged(
                 f"{saved} was begun with {text.model} ({text.dtype}, tokenizer {text.fingerprint[:8]}), but the server runs "
@@ -318,7 +330,6 @@ class Client:
     ) -> TokenStream:
         """The stream of a text that begins, or is taken up again."""
         assert self.link is not None
-        assert self.welcome is not None
         drafter = self.drafter if mode != "cloud" or on_disconnect == "edge" else None
         options = options or LoopOptions()
         if on_disconnect is not None:
@@ -350,7 +361,6 @@ class Client:
             text.sampling,
             max_tokens=text.max_tokens,
             stop_tokens=text.stop_tokens,
-            max_draft=self.welcome.max_draft,
             options=options,
             observe=observe,
             epoch_ns=epoch_ns,

@@ -97,6 +97,9 @@ class Conversation:
     def open(self) -> None:
         """Begin the text, or take it up again."""
         ledger, request = self.ledger, self.request
+        if self.link.welcome is None:
+            with suppress(LinkLost):
+                self.link.hello()
         if ledger.written:
             self._send_resume()
             return

@@ -70,8 +70,9 @@ class Link:
         """Round trip of the greeting, milliseconds."""
         self.going_away: GoAway | None = None
         """What the server said when it began to stop."""
+        self.welcome: Welcome | None = None
+        """What the server said that it is; ``None`` until it has said so."""
         self._hello = Hello(PROTOCOL_VERSION, fingerprint, device)
-        self._welcome: Welcome | None = None
 
     def greet(self, timeout_s: float = 5.0) -> Welcome:
         """Say hello until the server answers.
@@ -99,7 +100,7 @@ class Link:
                             f"the server speaks protocol {message.protocol}, this device {PROTOCOL_VERSION}; "
                             "install the same version of foredraft on both."
                         )
-                    self._welcome = message
+                    self.welcome = message
                     return message
                 if isinstance(message, Failure):
                     raise error_from(message)
@@ -149,8 +150,10 @@ class Link:
             self.going_away = message
             with suppress(errors.LinkLost):
                 self.send(GoAway())  # the server closes once this says that we have read what it said last
-        elif isinstance(message, Welcome) and self._welcome is not None:
-            self._recognise(message, self._welcome)
+        elif isinstance(message, Welcome):
+            if self.welcome is not None:
+                self._recognise(message, self.welcome)
+            self.welcome = message
         return message
 
     def _recognise(self, now: Welcome, before: Welcome) -> None:

@@ -113,7 +113,7 @@ class RoundLoop:
         deadline_ns: int | None = None,
         traceparent: str = "",
     ) -> None:
-        self._where = link.where
+        self._link = link
         self._ledger = ledger
         self._planner = planner
         self._stop_tokens = frozenset(stop_tokens)
@@ -260,7 +260,7 @@ class RoundLoop:
         self.finish = "deadline"
         if not ledger.written and not self._provisional:
             raise DeadlineMissed(
-                f"nothing had been written when the deadline passed ({self._where} is {self.state}); allow more time, "
+                f"nothing had been written when the deadline passed ({self._link.where} is {self.state}); allow more time, "
                 "or let the draft model answer alone (on_disconnect='edge')."
             )
 
@@ -336,7 +336,9 @@ class RoundLoop:
 
     def _room(self, path: Path) -> int:
         """Longest draft that can be sent: the last token of a text is the target's own."""
-        return max(0, min(self._limit - path.start - 1, self._max_draft))
+        welcome = self._link.welcome
+        longest = self._max_draft if welcome is None else min(self._max_draft, welcome.max_draft)
+        return max(0, min(self._limit - path.start - 1, longest))
 
     def _draft_token(self) -> None:
         assert self._path is not None
@@ -420,7 +422,7 @@ class RoundLoop:
                 self._refused(error_from(message), now_ns)
         elif isinstance(message, GoAway):
             if watch.state is SessionState.CONNECTING:
-                reason = f"{self._where} is about to stop and takes no new texts; ask again later, or elsewhere."
+                reason = f"{self._link.where} is about to stop and takes no new texts; ask again later, or elsewhere."
                 self._refused(Overloaded(reason, message.retry_after_ms), now_ns)
         elif isinstance(message, Verdict | Hint | NeedResume | Resync) and message.session == self._ledger.session:
             if isinstance(message, Verdict):

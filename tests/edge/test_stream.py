@@ -17,7 +17,7 @@ from foredraft_cloud.toy import ToyTarget
 from foredraft_edge import Client
 from foredraft_edge.stream import TokenEvent, standing
 from foredraft_edge.watch import SessionState
-from foredraft_shared.errors import DeadlineMissed, ModelChanged, UsageError
+from foredraft_shared.errors import DeadlineMissed, LinkLost, ModelChanged, UsageError
 from foredraft_shared.messages import SamplingParams
 from foredraft_shared.models import Tokenizer
 from foredraft_shared.transports.faulty import Faults, FaultyTransport
@@ -162,3 +162,27 @@ def test_what_cannot_be_asked_is_said_at_once(tokenizer: Tokenizer, tmp_path: Pa
         client.drafter = None
         with pytest.raises(UsageError, match="needs a draft model"):
             client.stream(PROMPT, on_disconnect="edge")
+
+
+def test_a_device_can_begin_where_there_is_no_network(tokenizer: Tokenizer):
+    truth = continuation(PROMPT, GREEDY, 30)
+    with real_world.serving(
+        ToyTarget(vocabulary=VOCABULARY), "memory", fingerprint=tokenizer.fingerprint, model="toy"
+    ) as service:
+        transport = FaultyTransport(service.connect(), Faults())
+        transport.kill()
+        drafter = ToyDrafter(0.8)
+        with pytest.raises(LinkLost):
+            Client(None, drafter, tokenizer=tokenizer, transport=FaultyTransport(service.connect(), Faults(drop=1.0)),
+                   connect_timeout_s=0.1)  # fmt: skip
+        with Client(
+            None, drafter, tokenizer=tokenizer, transport=transport, connect_timeout_s=0.1, require_server=False
+        ) as client:
+            stream = client.stream(PROMPT, max_tokens=30, stop_tokens=(), on_disconnect="edge")
+            events = [next(stream) for _ in range(5)]
+            assert all(each.provisional for each in events)
+            transport.heal()
+            events += stream
+            assert [each.token for each in standing(events)] == truth
+            assert client.welcome is not None
+            assert list(client.generate(PROMPT, max_tokens=30, stop_tokens=()).tokens) == truth
