@@ -35,6 +35,7 @@ from foredraft_shared.traces import RoundRecord
 
 from .accounts import Accounts, Flight, LoopStatistics
 from .conversation import Conversation, Journal, OnDisconnect, Request
+from .deadlines import Deadlines
 from .drafters.base import Drafter
 from .link import Link, error_from
 from .path import Path
@@ -126,9 +127,7 @@ class RoundLoop:
         self._heard = False
         """Whether the last look at the link found a message."""
         self._provisional = Provisional()
-        self._deadline_ns = deadline_ns
-        self._step_deadline_ns: int | None = None
-        self._step_until: Position = 0
+        self._deadlines = Deadlines(clock_ns, deadline_ns)
         options = self._options
         self._conversation = Conversation(
             link,
@@ -170,8 +169,7 @@ class RoundLoop:
 
         ``None`` ends the step: without one there is no deadline but that of the text.
         """
-        self._step_until = until
-        self._step_deadline_ns = deadline_ns
+        self._deadlines.step_until, self._deadlines.step_ns = until, deadline_ns
 
     # --- the loop
 
@@ -189,7 +187,7 @@ class RoundLoop:
         self._conversation.open()
         try:
             while not self.finish:
-                if self._late(self._clock_ns()):
+                if self._deadlines.late:
                     yield from self._lapse()
                     continue
                 if self._alone:
@@ -237,24 +235,13 @@ class RoundLoop:
                 finish = "length"
             yield from self._hand_out(Commit(start, tokens, len(tokens), finish, provisional=True))
 
-    def _late(self, now_ns: int) -> bool:
-        return any(
-            deadline_ns is not None and now_ns >= deadline_ns
-            for deadline_ns in (self._deadline_ns, self._step_deadline_ns)
-        )
-
-    def _time_left_ms(self) -> float:
-        """Until the next deadline, in milliseconds."""
-        deadlines = [deadline for deadline in (self._deadline_ns, self._step_deadline_ns) if deadline is not None]
-        return (min(deadlines) - self._clock_ns()) / 1e6 if deadlines else float("inf")
-
     def _lapse(self) -> Generator[Commit, None, None]:
         """A deadline has passed: hand out what there is."""
         path, ledger = self._writing, self._ledger
         if path is not None and path.start >= ledger.length and self._options.on_disconnect == "edge":
             yield from self._tell()
-        self._step_deadline_ns = None
-        if self._deadline_ns is None or self._clock_ns() < self._deadline_ns:
+        self._deadlines.step_ns = None
+        if not self._deadlines.text_over:
             yield from self._hand_out(Commit(ledger.length, (), 0, ""))
             return
         self.finish = "deadline"
@@ -305,7 +292,7 @@ class RoundLoop:
         path = self._path
         if path is None or not (self._writing or self.plan.tokens is not None):
             return False
-        return path.unread > 0 and self._time_left_ms() > _READING_MS
+        return path.unread > 0 and self._deadlines.left_ms > _READING_MS
 
     def _read(self) -> None:
         assert self._path is not None
@@ -315,14 +302,14 @@ class RoundLoop:
         path = self._writing
         if path is None or path.exhausted or len(path.tokens) >= self._limit:
             return False
-        if self._time_left_ms() < self._planner.measured.draft_ms.value:
+        if self._deadlines.left_ms < self._planner.measured.draft_ms.value:
             return False  # it would come too late, and the deadline with it
         if self._alone:
             return True
         if path.start >= self._limit or (not self._options.ahead and self._ledger.in_flight):
             return False
         return not self._complete(path) or (
-            self._options.on_disconnect == "edge" and len(path.tokens) < self._step_until
+            self._options.on_disconnect == "edge" and len(path.tokens) < self._deadlines.step_until
         )
 
     def _complete(self, path: Path) -> bool:
@@ -404,7 +391,7 @@ class RoundLoop:
         """Look at the link, or wait for it, and act on what came."""
         conversation, watch = self._conversation, self._conversation.watch
         begun_ns = self._clock_ns()
-        patience_s = min((watch.next_ns() - begun_ns) / 1e9, self._time_left_ms() / 1e3)
+        patience_s = min((watch.next_ns() - begun_ns) / 1e9, self._deadlines.left_ms / 1e3)
         message, size = conversation.receive(max(0.0, patience_s) if block else 0.0)
         now_ns = self._clock_ns()
         if block:
