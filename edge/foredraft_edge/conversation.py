@@ -213,7 +213,13 @@ class Conversation:
 
     def _repeat(self) -> None:
         """Send again everything that is in flight. The server recognises what it has already."""
-        for flight in self.flights.values():
+        for number, flight in list(self.flights.items()):
+            if isinstance(flight.request, Decode) and flight.request.base < self.ledger.length:
+                # The server tells again from where it is asked to, and not without end: what we have is not asked for.
+                del self.flights[number]
+                flight.request = self.ledger.renew(flight.request)
+                flight.record.round = flight.request.round
+                self.flights[flight.request.round] = flight
             self.accounts.statistics.repeats += 1
             flight.repeated = True
             self._send(flight.request, flight)

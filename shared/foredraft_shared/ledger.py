@@ -125,6 +125,11 @@ class Ledger:
         self._in_flight[decode.round] = decode
         return decode
 
+    def renew(self, round_: Decode) -> Decode:
+        """Ask anew for what is left of a round begun by :meth:`request`: from the present text on, as another round."""
+        self._forget(round_.round)
+        return self.request(round_.base + round_.count - self.length)
+
     def receive(self, round_: Draft | Decode) -> Relation:
         """Take note of a round the other side began, if it continues the committed text; say how it stands to it."""
         relation = self.relation(round_)

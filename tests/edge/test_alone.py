@@ -93,6 +93,22 @@ def test_with_edge_the_draft_model_goes_on_within_a_second_and_the_law_is_restor
     assert 0 < statistics.revised < statistics.provisional
 
 
+def test_a_stream_that_the_server_wrote_on_meanwhile_is_told_from_where_it_broke_off():
+    scene = Scene("wait", mode="cloud", tokens=400)
+    scene.write_until(10)
+    scene.transport.kill()
+    work = scene.world.network.while_waiting
+    assert work is not None
+
+    def heal_after_a_while() -> bool:
+        if scene.now > 8.0:
+            scene.transport.heal()
+        return work()
+
+    scene.world.network.while_waiting = heal_after_a_while
+    assert scene.writer.write() == scene.truth
+
+
 def test_what_was_written_alone_and_right_is_verified_many_tokens_a_pass():
     scene = Scene(skill=1.0, tokens=120)
     scene.write_until(10)

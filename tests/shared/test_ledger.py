@@ -110,6 +110,19 @@ def test_a_finished_stream_is_no_longer_in_flight() -> None:
     assert ledger.in_flight == ()
 
 
+def test_a_stream_is_asked_for_anew_from_where_it_broke_off() -> None:
+    ledger = Ledger(SESSION, PROMPT)
+    first = ledger.request(5)
+    tokens = continuation(PROMPT, 5)
+    ledger.commit(Verdict(SESSION, 1, first.round, 3, 0, tokens[0]))
+    again = ledger.renew(first)
+    assert (again.base, again.count, again.digest) == (4, 4, ledger.digest)
+    with pytest.raises(StaleVerdict):
+        ledger.commit(Verdict(SESSION, 1, first.round, 4, 0, tokens[1]))
+    ledger.commit(Verdict(SESSION, 1, again.round, 4, 0, tokens[1]))
+    assert ledger.in_flight == (again,)
+
+
 def test_a_chained_round_lives_or_dies_with_its_assumption() -> None:
     ledger = ledger_with()
     first = ledger.propose((0, 1))
