@@ -173,10 +173,11 @@ def _where(
         artifact.check(model)
         accuracy = measured_accuracy(artifact, model.config.layers)
     advice = advise(model.config.layers, draft_ms, verify_ms, rtt, acceptance, accuracy)
-    table = Table("exit", "hint right", "ms/token", "gain", box=None, pad_edge=False)
+    table = Table("exit", "hints", "of them right", "ms/token", "gain", box=None, pad_edge=False)
     for row in advice.rows:
         name = "none" if row.layer is None else str(row.layer)
-        table.add_row(name, f"{row.accuracy:.0%}" if row.layer else "", f"{row.ms_per_token:.2f}", f"{row.gain:+.1%}")
+        hinted = (f"{row.coverage:.0%}", f"{row.accuracy:.0%}") if row.layer else ("", "")
+        table.add_row(name, *hinted, f"{row.ms_per_token:.2f}", f"{row.gain:+.1%}")
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
     console.print(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from foredraft_cloud.options import EngineOptions
 from foredraft_shared.models.artifacts import Artifact
 from foredraft_shared.transports.relay import LinkSettings
 
@@ -17,8 +18,11 @@ from .virtual_models import Exit, Times
 
 __all__ = ["ASSUMED", "Advice", "advise", "measured_accuracy"]
 
-ASSUMED: Mapping[float, float] = {0.0: 0.0, 1 / 3: 0.48, 0.5: 0.52, 2 / 3: 0.64, 1.0: 1.0}
-"""How often a shallow head is right, by depth: first measurements for SmolLM2-135M with heads of 0.7 M parameters."""
+Sure = tuple[float, float]
+"""How often a hint that is sent is right, and the share of the rounds in which one is."""
+
+ASSUMED: Mapping[float, Sure] = {0.0: (0.9, 0.0), 0.5: (0.93, 0.20), 2 / 3: (0.96, 0.33), 1.0: (1.0, 1.0)}
+"""By share of the depth: first measurements for SmolLM2-135M, heads of 0.7 M parameters, confidence from 0.7."""
 
 HEAD_COST = 0.05
 """Of a pass, each head."""
@@ -31,6 +35,7 @@ class AdviceRow:
     layer: int | None
     """``None``: without exits."""
     accuracy: float
+    coverage: float
     ms_per_token: float
     gain: float
     """Share of the time without exits that is saved."""
@@ -43,10 +48,14 @@ class Advice:
     """Layers that are worth it, together; empty if none is."""
 
 
-def measured_accuracy(artifact: Artifact, depth: int) -> dict[float, float]:
-    """How often the hints of an artifact were right on held-out rounds, by share of the depth."""
-    found = {int(layer) / depth: float(fact["hints"]["right"]) for layer, fact in artifact.facts["exits"].items()}
-    return {0.0: 0.0, **dict(sorted(found.items())), 1.0: 1.0}
+def measured_accuracy(artifact: Artifact, depth: int) -> dict[float, Sure]:
+    """The same of an artifact, on held-out rounds, for hints of the least confidence that is sent."""
+    found: dict[float, Sure] = {0.0: (0.5, 0.0)}
+    for layer, fact in sorted(artifact.facts["exits"].items(), key=lambda item: int(item[0])):
+        hints = fact["hints"]
+        sent = hints["at"].index(EngineOptions().hint_confidence)
+        found[int(layer) / depth] = (hints["precision"][sent] or 0.0, hints["coverage"][sent])
+    return found | {1.0: (1.0, 1.0)}
 
 
 def advise(
@@ -55,18 +64,18 @@ def advise(
     verify_ms: float,
     rtt_ms: float,
     acceptance: float,
-    accuracy: Mapping[float, float] = ASSUMED,
+    accuracy: Mapping[float, Sure] = ASSUMED,
 ) -> Advice:
     """Try exits at every sixth of the depth.
 
     Args:
         depth: layers of the target.
-        accuracy: how often a hint is right, by share of the depth; between these it is interpolated.
+        accuracy: by share of the depth; between these it is interpolated.
     """
     layers = sorted({round(depth * sixth / 6) for sixth in range(1, 6)} - {0, depth})
 
     def cost(*chosen: int) -> float:
-        exits = tuple(Exit(layer / depth, _between(accuracy, layer / depth)) for layer in chosen)
+        exits = tuple(Exit(layer / depth, *_between(accuracy, layer / depth)) for layer in chosen)
         times = Times(draft_ms, verify_ms * (1 + HEAD_COST * len(chosen)), exits=exits)
         runs = [
             simulate(link=LinkSettings(rtt_ms=rtt_ms), times=times, acceptance=acceptance, seed=seed)
@@ -75,10 +84,10 @@ def advise(
         return sum(run.ms_per_token for run in runs) / len(runs)
 
     without = cost()
-    rows = [AdviceRow(None, 0.0, without, 0.0)]
+    rows = [AdviceRow(None, 0.0, 0.0, without, 0.0)]
     for layer in layers:
         with_it = cost(layer)
-        rows.append(AdviceRow(layer, _between(accuracy, layer / depth), with_it, 1 - with_it / without))
+        rows.append(AdviceRow(layer, *_between(accuracy, layer / depth), with_it, 1 - with_it / without))
     single = max(rows, key=lambda row: row.gain)
     if single.layer is None or single.gain < _LEAST_GAIN:
         return Advice(tuple(rows), ())
@@ -90,9 +99,8 @@ def advise(
     return Advice(tuple(rows), best)
 
 
-def _between(points: Mapping[float, float], at: float) -> float:
-    (low, first), (high, last) = (
-        max((point for point in points.items() if point[0] <= at), key=lambda point: point[0]),
-        min((point for point in points.items() if point[0] >= at), key=lambda point: point[0]),
-    )
-    return first if high == low else first + (last - first) * (at - low) / (high - low)
+def _between(points: Mapping[float, Sure], at: float) -> Sure:
+    low, high = max(point for point in points if point <= at), min(point for point in points if point >= at)
+    share = 0.0 if high == low else (at - low) / (high - low)
+    accuracy, coverage = (first + (last - first) * share for first, last in zip(points[low], points[high], strict=True))
+    return accuracy, coverage

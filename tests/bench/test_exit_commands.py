@@ -135,10 +135,12 @@ def test_heads_for_another_target_are_refused(made: Path, tmp_path: Path) -> Non
 
 
 def test_advice_follows_from_the_times() -> None:
-    accurate = {0.0: 0.9, 1.0: 1.0}
+    accurate = {0.0: (0.9, 0.9), 1.0: (1.0, 1.0)}
     slow = advise(30, draft_ms=10.0, verify_ms=300.0, rtt_ms=5.0, acceptance=0.6, accuracy=accurate)
     assert slow.best, "where the pass takes long and hints are right, they pay"
-    quick = advise(30, draft_ms=5.0, verify_ms=10.0, rtt_ms=100.0, acceptance=0.95, accuracy={0.0: 0.0, 1.0: 0.1})
+    quick = advise(
+        30, draft_ms=5.0, verify_ms=10.0, rtt_ms=100.0, acceptance=0.95, accuracy={0.0: (0.0, 0.0), 1.0: (0.1, 1.0)}
+    )
     assert quick.best == ()
 
 

@@ -45,7 +45,7 @@ def test_a_few_minutes_make_a_draft_and_exits_that_foresee_more_than_untrained_o
         facts["untrained"]["greedy"] + facts["untrained"]["sampled"]
     ), "more than the closed-form start"
     options = ["--target", smollm2.path, "--prompts", PROMPTS, "--limit", 6, "--tokens", 24]
-    foredraft_train("evaluate", *options, "--draft", "first:6", "--exits", 15, "--json", untrained)
+    foredraft_train("evaluate", *options, "--draft", f"draft:{draft}", "--exits", 15, "--json", untrained)
     foredraft_train("evaluate", *options, "--draft", f"draft:{draft}", "--heads", exits, "--json", figures)
     found = json.loads(figures.read_text())
     (hints,), (lens,) = found["exits"], json.loads(untrained.read_text())["exits"]
