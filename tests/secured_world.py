@@ -23,7 +23,7 @@ from foredraft_edge import enrolment as enrolling
 from foredraft_shared.transports.curve import KeyPair, client_keys
 from foredraft_shared.transports.zmq import ZmqTransport
 
-__all__ = ["Secured", "Tap", "secured"]
+__all__ = ["Secured", "Tap", "one_line", "secured", "soon"]
 
 WAIT_S = 5.0
 
@@ -132,3 +132,19 @@ class Tap:
             thread.join(WAIT_S)
         for each in (self._listener, *self._open):
             each.close()
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, which must be one line."""
+    text = str(error)
+    assert text
+    assert "\n" not in text
+    return text
+
+
+def soon(true: Callable[[], Any]) -> bool:
+    """Wait until it is true, for a few seconds at most."""
+    deadline = time.monotonic() + WAIT_S
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return bool(true())

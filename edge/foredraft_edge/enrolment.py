@@ -114,7 +114,7 @@ def enrolments() -> list[Enrolment]:
             entry = Enrolment(**{**fields, "endpoints": tuple(fields["endpoints"])})
         except FileNotFoundError:
             continue
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             raise UsageError(f"{path} is damaged; remove it and enrol again (`foredraft enroll`).") from None
         if not all(map(is_key, (entry.server_key, entry.public_key, entry.secret_key))):
             raise UsageError(f"{path} is damaged; remove it and enrol again (`foredraft enroll`).")

@@ -141,7 +141,7 @@ def strangers(address: str) -> Iterator[list[int]]:
 @pytest.mark.timeout(3000)
 def test_the_server_s_socket_takes_anything_and_nobody_else_waits(tmp_path: Path) -> None:
     folder = tmp_path / "data"
-    options = ("--secure", "--data", str(folder), "--log-format", "json")
+    options = ("--secure", "--data", str(folder), "--log-format", "json", "--max-sessions", "64")
     with ExitStack() as stack:
         store = KeyStore(folder)
         stack.callback(store.close)

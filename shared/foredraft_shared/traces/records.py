@@ -177,7 +177,7 @@ def decode_round(line: bytes) -> RoundRecord:
 def _object(line: bytes) -> dict[str, Any]:
     try:
         loaded = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Malformed(f"not JSON ({error}).") from None
     if not isinstance(loaded, dict):
         raise Malformed("not a JSON object.")
