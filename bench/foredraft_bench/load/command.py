@@ -104,7 +104,7 @@ def load(
     ahead: Annotated[bool, typer.Option("--ahead/--wait", help="Draft on while a round is in flight.")] = True,
     max_tokens: Annotated[int, typer.Option(min=2, help="Length of a text.")] = 48,
     prompts: Annotated[Path | None, typer.Option(help="JSON lines with questions; built in by default.")] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Measured for each row.")] = 6.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Measured for each row, at least.")] = 6.0,
     warm_up: Annotated[float, typer.Option(min=0.0, help="Seconds before that, in which devices begin.")] = 2.0,
     check: Annotated[bool, typer.Option("--check", help="Write every text alone as well, and compare.")] = False,
     exits: Annotated[str, typer.Option(help="Layers at which the target looks; see `foredraft serve`.")] = "none",

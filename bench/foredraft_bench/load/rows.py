@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from foredraft_shared.errors import ForedraftError
@@ -15,6 +15,9 @@ from .exchange import Exchange
 from .pattern import Pattern, independent
 
 __all__ = ["Row", "WrongText", "learn", "markdown", "measure"]
+
+LONGER = 4.0
+"""So many times as long as it was asked for a measurement takes at most."""
 
 
 class WrongText(ForedraftError):
@@ -96,7 +99,10 @@ def measure(
     """Let ``sessions`` devices write for a while.
 
     Args:
-        warm_up_s: in which they begin, one after another, and nothing is counted.
+        seconds: measured at least; up to :data:`LONGER` times that, until as many texts are finished as there are
+            sessions: beginnings and ends are to be in it as they are in the long run.
+        warm_up_s: in which they begin, one after another, and nothing is counted; longer by as much, until each of them
+            has its first token.
 
     Raises:
         WrongText: the target wrote a token that is not in the known text.
@@ -108,14 +114,26 @@ def measure(
     ]
     drive = Drive(exchange, devices, rtt_s=rtt_s)
     drive.until(now + warm_up_s)
+    _go_on(drive, lambda: all(device.seen.commits for device in devices), now + LONGER * warm_up_s)
     before, began = exchange.figures(), time.perf_counter()
+    written = sum(device.seen.texts for device in devices)
     drive.until(began + seconds)
+    _go_on(
+        drive,
+        lambda: sum(device.seen.texts for device in devices) >= written + sessions,
+        began + LONGER * seconds,
+    )
     ended, after = time.perf_counter(), exchange.figures()
     drive.leave()
     wrong = sum(device.seen.wrong for device in devices)
     if wrong:
         raise WrongText(f"{wrong} texts of {sessions} sessions are not the target's own; please report it.")
     return _row(habits, [device.seen for device in devices], began, ended, before, after)
+
+
+def _go_on(drive: Drive, enough: Callable[[], bool], latest: float) -> None:
+    while not enough() and (now := time.perf_counter()) < latest:
+        drive.until(min(latest, now + 0.1))
 
 
 def _row(
