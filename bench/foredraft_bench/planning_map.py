@@ -4,7 +4,7 @@
 
     python -m foredraft_bench.planning_map --out docs/pictures
 
-writes ``map.svg`` (one device: round trip against the target's pass, for three acceptances) and ``crowd.svg`` (up to 1,000
+writes ``map.png`` (one device: round trip against the target's pass, for three acceptances) and ``crowd.png`` (up to 1,000
 devices at one cloud, :mod:`.crowd`), and prints both as Markdown.
 """
 
@@ -153,9 +153,9 @@ def main() -> None:
     """Draw and print."""
     parser = argparse.ArgumentParser(description="The map of docs/planning.md.")
     parser.add_argument("--out", type=Path, help="folder for the pictures; default: only print")
-    parser.add_argument("--format", choices=("svg", "png"), default="svg")
+    parser.add_argument("--format", choices=("png", "svg"), default="png")
     parser.add_argument("--tokens", type=int, default=256)
-    parser.add_argument("--texts", type=int, default=4)
+    parser.add_argument("--texts", type=int, default=2)
     asked = parser.parse_args()
     tables = {acceptance: speedups(acceptance, asked.tokens, asked.texts) for acceptance in ACCEPTANCES}
     for acceptance, table in tables.items():
