@@ -16,6 +16,8 @@ from .style import BLACK, CAUSES, figure
 __all__ = ["waterfall"]
 
 _COLUMNS = 2
+_VISIBLE = 0.001
+"""Of the width: a narrower part is less than a pixel, and not drawn."""
 
 
 def waterfall(report: Report, cells: Sequence[CellResult]) -> Figure | None:
@@ -53,6 +55,9 @@ def _panel(axes: Axes, labels: Sequence[str], modes: Sequence[Parts]) -> None:
         reached = 0.0
         for name, (_, colour, hatch) in CAUSES.items():
             step = getattr(parts, name)
+            if abs(step) < _VISIBLE * room:
+                reached += step
+                continue
             axes.barh(row, step, left=reached, height=0.72, color=colour, hatch=hatch, edgecolor="white", linewidth=0.4)
             reached += step
         cut = reached > room

@@ -14,7 +14,7 @@ from .style import figure, look
 
 __all__ = ["gap_distributions"]
 
-_POINTS = 80
+_POINTS = 50
 """A curve is drawn through so many of its quantiles at most."""
 _COLUMNS = 3
 _LEAST_MS = 1.0
