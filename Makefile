@@ -26,11 +26,12 @@ TESTS ?=
 # Runs that `make law` lets an adversary try.
 ADVERSARIES ?= 100000
 OUT ?= out/faults
+SOAK_S ?= 600
 
 # Runs "$(call timed,what,command)" and tells how long it took.
 timed = started=$$SECONDS; $(2); echo "· $(1): $$((SECONDS - started)) s"
 
-.PHONY: help demo test test-slow train-small law faults bench-quick bench-full fuzz lint format proto lock clean
+.PHONY: help demo test test-slow train-small law faults soak bench-quick bench-full fuzz lint format proto lock clean
 
 help: ## Show this list.
 	@echo "make TARGET; the environment is made in $(VENV) when first needed."
@@ -66,6 +67,9 @@ bench-full: $(STAMP) ## Compare them over all networks, lengths and numbers of d
 
 fuzz: $(STAMP) ## Throw 1,000,000 frames at every decoder and at a server's socket; figures go to OUT (one core, minutes).
 	@$(call timed,fuzz,FUZZ_FRAMES=$${FUZZ_FRAMES:-1000000} OUT="$${OUT:-out/fuzz}" $(BIN)/python -m pytest --timeout 3000 -s tests/fuzz $(TESTS))
+
+soak: $(STAMP) ## Write 32 texts at once under random faults for ten minutes (SOAK_S=600); nothing may grow.
+	@$(call timed,soak,$(BIN)/foredraft bench soak --seconds "$(SOAK_S)" $(ARGS))
 
 lint: $(STAMP) ## Check style, format, types and the direction of imports.
 	@$(call timed,ruff check,$(BIN)/ruff check --quiet)

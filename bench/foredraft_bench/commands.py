@@ -12,7 +12,7 @@ from foredraft_shared.errors import UsageError
 from .comparison.commands import MINUTES, bench_full, bench_quick, compare, render, run
 from .drafters import drafters
 from .engine import engine
-from .faults.commands import faults
+from .faults.commands import faults, soak
 from .load.command import load
 from .load.compare import compare_serving
 from .networks import networks
@@ -71,3 +71,4 @@ bench.command()(faults)
 bench.command()(networks)
 bench.command()(load)
 bench.command("serving")(compare_serving)
+bench.command()(soak)

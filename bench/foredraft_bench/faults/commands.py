@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["faults"]
+__all__ = ["faults", "soak"]
 
 
 def faults(
@@ -15,6 +15,8 @@ def faults(
     short: Annotated[
         bool, typer.Option("--short", help="Every kind of fault once, with a toy target: a minute.")
     ] = False,
+    deadlines: Annotated[bool, typer.Option("--deadlines", help="Only the steps with a deadline.")] = False,
+    steps: Annotated[int, typer.Option(min=0, help="Steps with a deadline, all faults together; 0: none.")] = 1000,
     only: Annotated[str, typer.Option(help="Only faults whose name contains this.")] = "",
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Do not go on with an unfinished report in the folder.")
@@ -24,6 +26,7 @@ def faults(
     from rich.console import Console
 
     from ..processes import stop_on_termination
+    from .deadlines import run_steps, summary, worst_faults
     from .injuries import full_faults, short_faults
     from .matrix import Matrix, cells
     from .report import Report
@@ -33,28 +36,80 @@ def faults(
     stop_on_termination()
     settings = Settings(target=TOY, draft=TOY, stuck_s=1.5, pause_s=1.0) if short else Settings()
     chosen = [fault for fault in (short_faults if short else full_faults)(settings) if only in fault.name]
-    report = Report(out, {**settings.as_json(), "short": short, "only": only}, fresh=fresh)
-    console = Console()
+    wanted = [] if deadlines else cells(chosen, every=not short)
+    report = Report(out, {**settings.as_json(), "short": short, "only": only, "steps": steps}, fresh=fresh)
+    console = Console(highlight=False)
     done = {(row.fault, row.sampling, row.mode) for row in report.rows}
-    wanted = cells(chosen, every=not short)
     left = [cell for cell in wanted if cell.key not in done]
     if done:
-        console.print(f"going on with {out}: {len(done)} of {len(wanted)} rows are there.", highlight=False)
+        console.print(f"going on with {out}: {len(done)} of {len(wanted)} rows are there.")
     with World(settings) as world:
         matrix = Matrix(world)
-        matrix.learn()
+        if left:
+            matrix.learn()
         for row in matrix.run(left):
             report.add(row)
             times = [
-                f"{name} {value:.0f} ms" for name, value in (("edge", row.edge_ms), ("back", row.back_ms)) if value
+                f"{name} {value:.0f} ms"
+                for name, value in (("edge", row.edge_ms), ("back", row.back_ms))
+                if value is not None
             ]
             outcome = "[green]identical[/]" if row.right else "[bold red]WRONG[/]"
+            count = f"{len(report.rows):3}/{len(wanted)}"
+            console.print(f"{count} {' · '.join((row.fault, row.sampling, row.mode))}: {outcome} {', '.join(times)}")
+        strained = [fault for fault in worst_faults(chosen) if steps]
+        stepped = []
+        for stepped_row in run_steps(world, strained, steps) if strained else ():
+            stepped.append(stepped_row)
+            report.deadlines = summary(stepped)
+            report.write(complete=False)
             console.print(
-                f"{len(report.rows):3}/{len(wanted)} {row.fault} · {row.sampling} · {row.mode}: {outcome} {', '.join(times)}",
-                highlight=False,
+                f"deadlines · {stepped_row.fault}: {stepped_row.steps} steps, the latest after {stepped_row.worst_ms:.1f} ms"
             )
     report.write(complete=True)
-    wrong = [row for row in report.rows if not row.right]
-    console.print(f"the report is {out / 'faults.md'}.", highlight=False)
-    if wrong:
+    console.print(f"the report is {out / 'faults.md'}.")
+    late = sum(row.late for row in stepped)
+    if late:
+        console.print(f"[bold red]{late} steps were late[/].")
+    if late or not all(row.right for row in report.rows) or not all(row.right for row in stepped):
+        raise typer.Exit(1)
+
+
+def soak(
+    seconds: Annotated[float, typer.Option(min=10.0, help="How long.")] = 600.0,
+    sessions: Annotated[int, typer.Option(min=1, help="Texts written at once.")] = 32,
+    seed: Annotated[int, typer.Option(help="Of faults and texts.")] = 0,
+    tolerance: Annotated[
+        int, typer.Option(min=0, help="KiB by which memory may grow and still count as flat; 2 % always may.")
+    ] = 4096,
+    out: Annotated[Path, typer.Option(help="Folder for soak.json.")] = Path("out/soak"),
+) -> None:
+    """Write many texts at once under random faults; each must be right, and no process may grow."""
+    from rich.console import Console
+
+    from ..processes import stop_on_termination
+    from ..report import write_atomically
+    from .report import machine, make_folder
+    from .soak import Soak, SoakOptions
+
+    stop_on_termination()
+    make_folder(out)
+    console = Console(highlight=False)
+    facts = machine()
+    options = SoakOptions(seconds=seconds, sessions=sessions, seed=seed, growth_floor_kib=tolerance)
+    report = Soak(options, console.print).run()
+    write_atomically(out / "soak.json", {"machine": facts, **report.as_json()})
+    faults_done = ", ".join(f"{count} × {name}" for name, count in sorted(report.faults.items()))
+    console.print(f"{report.texts} texts, {report.tokens} tokens; faults: {faults_done}.")
+    console.print(f"typed errors: {dict(report.typed_errors) or 'none'}; others: {report.untyped_errors or 'none'}.")
+    for name, each in report.growth.items():
+        before, after = report.at_rest[name]
+        console.print(
+            f"{name}: RSS {each.rss_start_kib / 1024:.1f} → {each.rss_end_kib / 1024:.1f} MiB "
+            f"({each.rss_slope_kib_per_minute:+.0f} KiB a minute), descriptors at rest {before.descriptors} → "
+            f"{after.descriptors}, threads at rest {before.threads} → {after.threads}"
+        )
+    for complaint in (*report.wrong, *report.untyped_errors, *report.grown):
+        console.print(f"[bold red]wrong[/]: {complaint}")
+    if not report.passed:
         raise typer.Exit(1)

@@ -13,7 +13,9 @@ import signal
 import sys
 import threading
 import time
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, get_args
 
 from foredraft_bench.tethered import tie
@@ -21,8 +23,9 @@ from foredraft_bench.toy import ToyDrafter
 from foredraft_edge.client import Client, RequestMode
 from foredraft_edge.drafters.base import Drafter
 from foredraft_edge.drafters.loading import load_drafter
-from foredraft_edge.loop import LoopOptions
-from foredraft_shared.errors import ForedraftError
+from foredraft_edge.loop import LoopOptions, OnDisconnect
+from foredraft_edge.stream import TokenEvent, TokenStream
+from foredraft_shared.errors import DeadlineMissed, ForedraftError
 from foredraft_shared.models import Tokenizer, open_model
 from foredraft_shared.transports.base import Transport
 from foredraft_shared.transports.faulty import Faults, FaultyTransport
@@ -32,7 +35,7 @@ from .server import TOY
 
 __all__ = ["Order", "main"]
 
-COUNTS = ("rounds", "chained", "chained_hits", "repeats", "resumes")
+COUNTS = ("rounds", "chained", "chained_hits", "repeats", "resumes", "outages", "provisional", "revised")
 """What is reported of a text's :class:`~foredraft_edge.accounts.LoopStatistics`."""
 
 
@@ -53,9 +56,11 @@ class Order:
     top_p: float = 1.0
     seed: int = 0
     pause_at: int | None = None
-    """After so many tokens the caller is busy elsewhere…"""
+    """After so many verified tokens the caller is busy elsewhere…"""
     pause_s: float = 0.0
     """…for so long."""
+    leave_at: int | None = None
+    """After so many verified tokens the caller has seen enough."""
     faults: dict[str, Any] = field(default_factory=dict)
     """What befalls its messages: fields of :class:`~foredraft_shared.transports.faulty.Faults`."""
     faults_seed: int = 0
@@ -63,9 +68,21 @@ class Order:
     """By which ZeroMQ tells devices apart, in hexadecimal digits; by default one of its own."""
     timeout_s: float = 120.0
     """Silence after which the server is given up."""
+    on_disconnect: OnDisconnect = "edge"
+    save: str = ""
+    """File to keep the text in."""
+    resume: str = ""
+    """File of the text to take up, instead of the prompt."""
+    steps: int = 0
+    """So many times a caller that cannot wait longer takes tokens; 0: it takes each as it comes…"""
+    step_tokens: int = 4
+    """…so many tokens at most…"""
+    step_ms: float = 150.0
+    """…and after so long what there is."""
 
     def __post_init__(self) -> None:
         assert self.mode in get_args(RequestMode)
+        assert self.on_disconnect in get_args(OnDisconnect)
 
 
 class _Edge:
@@ -101,23 +118,67 @@ class _Edge:
                 self._idle.append(drafter)  # closing the client would have closed it
 
     def _report(self, order: Order, client: Client) -> None:
-        stream = client.stream(
-            order.prompt,
-            max_tokens=order.max_tokens,
-            temperature=order.temperature,
-            top_p=order.top_p,
-            seed=order.seed,
-            mode=order.mode,
-            draft_length=order.draft_length,
-            options=LoopOptions(window=order.window, timeout_s=order.timeout_s),
-            stop_tokens=(),
-        )
-        for count, event in enumerate(stream, start=1):
-            self._say(order, position=event.position, token=event.token, origin=event.origin, finish=event.finish)
-            if count == order.pause_at:
+        how: dict[str, Any] = {
+            "mode": order.mode,
+            "draft_length": order.draft_length,
+            "options": LoopOptions(window=order.window, timeout_s=order.timeout_s),
+            "on_disconnect": order.on_disconnect,
+        }
+        if order.resume:
+            stream = client.resume(Path(order.resume), **how)
+            self._say(order, restored=stream.restored, position=len(stream.prompt))
+        else:
+            stream = client.stream(
+                order.prompt,
+                max_tokens=order.max_tokens,
+                temperature=order.temperature,
+                top_p=order.top_p,
+                seed=order.seed,
+                stop_tokens=(),
+                save=Path(order.save) if order.save else None,
+                **how,
+            )
+        with closing(stream):
+            self._step(order, stream) if order.steps else self._read(order, stream)
+        self._say(order, end="", counts={name: getattr(stream.statistics, name) for name in COUNTS})
+
+    def _read(self, order: Order, stream: TokenStream) -> None:
+        """As somebody who reads a text while it is written."""
+        verified = 0
+        for event in stream:
+            self._tell(order, event)
+            if event.provisional:
+                continue
+            verified += 1
+            if verified == order.pause_at:
                 time.sleep(order.pause_s)
-        counts = {name: getattr(stream.statistics, name) for name in COUNTS}
-        self._say(order, end="", counts=counts)
+            if verified == order.leave_at:
+                break
+
+    def _step(self, order: Order, stream: TokenStream) -> None:
+        """As a control loop that has to go on at a certain time."""
+        for _ in range(order.steps):
+            events: list[TokenEvent] = []
+            began = time.perf_counter()
+            with suppress(DeadlineMissed):  # nothing to act on: the loop goes on with what it was doing
+                events = stream.take(order.step_tokens, order.step_ms)
+            took_ms = (time.perf_counter() - began) * 1000.0
+            alone = sum(event.provisional for event in events)
+            self._say(order, step_ms=took_ms, edge=alone, target=len(events) - alone)
+            for event in events:
+                self._tell(order, event)
+            if stream.finish:
+                return
+
+    def _tell(self, order: Order, event: TokenEvent) -> None:
+        self._say(
+            order,
+            position=event.position,
+            token=event.token,
+            origin=event.origin,
+            provisional=event.provisional,
+            revised=event.revised,
+        )
 
     def _say(self, order: Order, **what: Any) -> None:
         line = json.dumps({"text": order.write, "at": time.monotonic(), **what}) + "\n"

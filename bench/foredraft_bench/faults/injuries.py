@@ -53,6 +53,8 @@ class Scene:
     """Held while anything computes, so that scenes of long outages do not disturb each other."""
     twin: tuple[EdgeProcess, LinkProcess] | None = None
     """Another device, if the fault wants one."""
+    taken_up: Text | None = None
+    """The rest of the text, if another process went on with it."""
     others: list[tuple[Text, int]] = field(default_factory=list)
     """Further texts that have to be right, with the number of the prompt of each."""
 
@@ -74,10 +76,16 @@ class Fault:
 
     name: str
     strike: Callable[[Scene], Injury]
+    silences: bool = True
+    """Whether it is the server's silence that it brings about."""
     long: bool = False
     """Mostly waiting: several of them share the time."""
     twin: bool = False
     """Whether it takes another device."""
+    saved: bool = False
+    """Whether the text is kept in a file."""
+    evicts: bool = False
+    """Whether the server gives the session away, so that it has to be taken up."""
     order: dict[str, Any] = field(default_factory=dict)
     """What is different about the text from its beginning."""
 
@@ -129,10 +137,9 @@ def evicted(scene: Scene) -> Injury:
     world = scene.world
     scene.rest(world.settings.pause_s)
     crowd = Link(ZmqTransport(world.server.address), where="the server")
-    began = time.monotonic()
     try:
         crowd.greet(20.0)
-        sessions = [secrets.token_bytes(16) for _ in range(16)]
+        sessions = [secrets.token_bytes(16) for _ in range(world.settings.max_sessions)]
         for session in sessions:
             crowd.send(Open(session, world.prompts[1], SamplingParams(), 8))
         crowd.ping(1, 20.0)  # answered by the other thread, but in order behind what was sent
@@ -146,15 +153,25 @@ def evicted(scene: Scene) -> Injury:
         crowd.close()
     returned = scene.text.events[world.settings.strike_at - 1].at + scene.text.order.pause_s
     healed = max(time.monotonic(), returned)
-    return Injury(
-        began,
-        healed,
-        f"{16 - refused} other sessions were let in; healed: the caller was back",
-        "the link was never down",
-    )
+    note = f"{len(sessions) - refused} other sessions were let in; healed: the caller was back"
+    return Injury(healed, healed, note, "the link was never down")
 
 
 # --- the device
+
+
+def edge_killed(scene: Scene) -> Injury:
+    """``kill -9`` of the device's process; another one takes the text up from the file it was kept in."""
+    assert scene.twin is not None
+    edge, link = scene.twin
+    began = time.monotonic()
+    scene.edge.kill()
+    healed = time.monotonic()
+    order = scene.world.order(link.address, scene.sampling, scene.mode, resume=scene.text.order.save)
+    scene.taken_up = edge.write(order)
+    if not scene.taken_up.wait_end(scene.world.settings.limit_s):
+        edge.kill()
+    return Injury(began, healed, "healed: another process is told to go on", "there is no device to go on")
 
 
 def same_routing_id(scene: Scene) -> Injury:
@@ -222,7 +239,7 @@ def half_open(scene: Scene) -> Injury:
 
 def nothing_more(scene: Scene) -> Injury:
     """For faults of messages, which happen from the beginning of a text to its end."""
-    began = scene.text.events[0].at
+    began = scene.text.events[0].at if scene.text.events else time.monotonic()
     return Injury(began, began, "", "single messages suffer, the link was never down", "nothing heals")
 
 
@@ -247,11 +264,14 @@ def _faults(settings: Settings, holes_s: tuple[float, ...], held_s: float) -> li
         Fault(
             "evicted session",
             evicted,
+            silences=False,
+            evicts=True,
             long=settings.pause_s > 5.0,
             order={"pause_at": settings.strike_at, "pause_s": settings.pause_s + 3.0},
         ),
-        Fault("same routing id twice", same_routing_id, twin=True, order={"routing_id": f"01{twin}"}),
+        Fault("same routing id twice", same_routing_id, silences=False, twin=True, order={"routing_id": f"01{twin}"}),
         Fault("drained while writing", drained),
+        Fault("edge killed and resumed", edge_killed, silences=False, twin=True, saved=True),
     ]
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import queue
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from foredraft_shared.errors import ForedraftError, LinkError
 from foredraft_shared.messages import TokenId
 
 from .injuries import Fault, Injury, Scene
-from .verdicts import Row, judge
+from .verdicts import Row, judge, told_in_two
 from .world import MODES, SAMPLINGS, World
 
 __all__ = ["Cell", "Matrix", "cells"]
@@ -101,28 +104,35 @@ class Matrix:
             edge, link = stack.enter_context(world.edge()), stack.enter_context(world.link())
             twin = (stack.enter_context(world.edge()), stack.enter_context(world.link())) if cell.fault.twin else None
             stack.enter_context(self._stage)
-            text = edge.write(world.order(link.address, cell.sampling, cell.mode, **cell.fault.order))
+            order = dict(cell.fault.order)
+            if cell.fault.saved:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="foredraft-"))
+                order["save"] = str(Path(folder, "text.jsonl"))
+            text = edge.write(world.order(link.address, cell.sampling, cell.mode, **order))
             if not text.wait_for(settings.strike_at, 60.0):
                 raise LinkError(f"{' · '.join(cell.key)}: the text did not begin: {text.error or 'nothing came'}")
             scene = Scene(world, cell.sampling, cell.mode, edge, link, text, self._stage, twin)
             injury = cell.fault.strike(scene)
-            if not text.wait_end(settings.limit_s):
+            if edge.alive and not text.wait_end(settings.limit_s):
                 edge.kill()  # nobody else should meet what hangs in it
             return self._judge(cell, scene, injury)
 
     def _judge(self, cell: Cell, scene: Scene, injury: Injury) -> Row:
         prompts = self._world.prompts
-        row = judge(
-            *cell.key,
-            scene.text.events,
-            [scene.text],
-            self._expected[cell.sampling, 0],
-            len(prompts[0]),
-            injury,
-        )
+        expected = self._expected[cell.sampling, 0]
+        if scene.taken_up is None:
+            row = judge(*cell.key, scene.text.events, scene.text, expected, len(prompts[0]), injury)
+        else:
+            told = told_in_two(scene.text, scene.taken_up)
+            row = judge(*cell.key, told, scene.taken_up, expected, len(prompts[0]), injury)
+        if cell.fault.evicts and not row.counts.get("resumes"):
+            # A cloud that writes alone goes on writing while the caller is busy, and gives away no session it works on.
+            row = dataclasses.replace(
+                row, note=f"{row.note}; never missed: the server had written the whole text before"
+            )
         for other, prompt in scene.others:
             theirs = judge(
-                *cell.key, other.events, [other], self._expected[cell.sampling, prompt], len(prompts[prompt]), injury
+                *cell.key, other.events, other, self._expected[cell.sampling, prompt], len(prompts[prompt]), injury
             )
             row = row.worse(theirs)
         return row

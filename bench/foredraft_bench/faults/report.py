@@ -15,7 +15,7 @@ from foredraft_shared.version import version
 from ..report import write_atomically
 from .verdicts import Row
 
-__all__ = ["SCHEMA", "Report", "machine"]
+__all__ = ["SCHEMA", "Report", "machine", "make_folder"]
 
 SCHEMA = 1
 """Of ``faults.json``; a field that changes its meaning gives a new number."""
@@ -40,6 +40,18 @@ def machine() -> dict[str, Any]:
     }
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder for reports, if it is not there.
+
+    Raises:
+        UsageError: that cannot be.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make {folder}: {error.strerror}; name another folder.") from None
+
+
 class Report:
     """Rows as they come in, written after each, so that there is always a whole report of what was done.
 
@@ -53,10 +65,7 @@ class Report:
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], *, fresh: bool = False) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"cannot make {folder}: {error.strerror}; name another folder.") from None
+        make_folder(folder)
         self._json = folder / "faults.json"
         self._markdown = folder / "faults.md"
         self._facts: dict[str, Any] = {
@@ -151,9 +160,19 @@ def _time(milliseconds: float | None) -> str:
 
 
 def _deadline_lines(deadlines: dict[str, Any]) -> Sequence[str]:
-    return [
+    lines = [
         "## Deadlines",
         "",
-        f"{deadlines['steps']} steps of {deadlines['deadline_ms']:g} ms: the latest returned {deadlines['worst_ms']:.1f} ms "
-        f"after it was asked for, the 99th percentile is {deadlines['p99_ms']:.1f} ms.",
+        f"{deadlines['steps']} calls for the next tokens within {deadlines['deadline_ms']:g} ms: {deadlines['late']} returned "
+        f"later than {deadlines['deadline_ms'] + deadlines['grace_ms']:g} ms, the latest after {deadlines['worst_ms']:.1f} ms.",
+        "",
+        "| fault | calls | latest, ms | 99th percentile, ms | brought verified tokens | unverified ones too | none | text |",
+        "|---|---|---|---|---|---|---|---|",
     ]
+    for row in deadlines["rows"]:
+        right = "right" if row["prefix_right"] and not row["error"] else f"**{row['error'] or 'WRONG'}**"
+        lines.append(
+            f"| {row['fault']} | {row['steps']} | {row['worst_ms']:.1f} | {row['p99_ms']:.1f} | {row['verified']} | "
+            f"{row['unverified']} | {row['empty']} | {right} |"
+        )
+    return lines

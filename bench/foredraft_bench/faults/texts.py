@@ -21,7 +21,11 @@ from foredraft_shared.errors import LinkError
 
 from .edge import Order
 
-__all__ = ["EdgeProcess", "Event", "Text"]
+__all__ = ["SAVED", "EdgeProcess", "Event", "Step", "Text"]
+
+
+SAVED = "saved"
+"""Origin of a token that was verified in another process' life, and read from a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +41,27 @@ class Event:
     revised: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a control loop got when it could wait no longer."""
+
+    took_ms: float
+    edge: int
+    """Tokens that nobody had verified."""
+    target: int
+    """Verified ones."""
+
+
 @dataclass(slots=True)
 class Text:
     """A text that a device's process writes. Filled by another thread; wait with :meth:`wait`."""
 
     order: Order
     events: list[Event] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    """If it was written step by step."""
+    restored: list[Event] | None = None
+    """If it was taken up: what had been written before, at the instant when it was read."""
     ended_at: float | None = None
     error: str = ""
     """Class and message of what ended it, if it was not its end."""
@@ -89,6 +108,13 @@ class Text:
                 self.typed = said.get("typed", True)
                 self.counts = said.get("counts", {})
                 self.ended_at = said["at"]
+            elif "restored" in said:
+                self.restored = [
+                    Event(said["at"], position, token, SAVED)
+                    for position, token in enumerate(said["restored"], start=said["position"])
+                ]
+            elif "step_ms" in said:
+                self.steps.append(Step(said["step_ms"], said["edge"], said["target"]))
             else:
                 self.events.append(
                     Event(
@@ -96,8 +122,8 @@ class Text:
                         said["position"],
                         said["token"],
                         said["origin"],
-                        said.get("provisional", False),
-                        said.get("revised", False),
+                        said["provisional"],
+                        said["revised"],
                     )
                 )
             self.changed.notify_all()
@@ -185,6 +211,6 @@ class EdgeProcess:
             except ValueError:  # cut off in the middle: the process was killed
                 continue
             if "text" in said:
-                self._texts[said["text"]].report(said)
+                (self._texts.pop if "end" in said else self._texts.__getitem__)(said["text"]).report(said)
             self._ready.set()
         self._ready.set()  # nobody should wait for the dead

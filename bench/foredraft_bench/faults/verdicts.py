@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .injuries import Injury
-from .texts import Event, Text
+from .texts import SAVED, Event, Text
 
-__all__ = ["Row", "judge"]
+__all__ = ["Row", "judge", "told_in_two"]
 
 _AFTERMATH_S = 0.1
 """What was under way when a connection broke has arrived after so long."""
@@ -74,7 +74,7 @@ def judge(
     sampling: str,
     mode: str,
     told: Sequence[Event],
-    texts: Sequence[Text],
+    text: Text,
     expected: Sequence[int],
     prompt_length: int,
     injury: Injury,
@@ -83,13 +83,12 @@ def judge(
 
     Args:
         told: every token of the text, in the order in which the caller was told.
-        texts: the text itself, last if it was taken up again, for how it ended.
+        text: for how it ended; if it was taken up again, the later part.
         expected: the undisturbed text, without the prompt.
     """
     final = [event for event in told if not event.provisional]
     positions = [event.position for event in final]
     wanted = range(prompt_length, prompt_length + len(expected))
-    last = texts[-1]
     alone = [event.at for event in told if event.provisional and event.at > injury.began]
     back = None if injury.back_note else _back(final, injury)
     notes = [injury.note]
@@ -104,22 +103,29 @@ def judge(
         identical=[event.token for event in final] == list(expected),
         lost=len(set(wanted) - set(positions)),
         doubled=len(positions) - len(set(positions)),
-        hung=last.ended_at is None,
+        hung=text.ended_at is None,
         edge_ms=_milliseconds(alone[0] - injury.began) if alone else None,
         back_ms=_milliseconds(back - injury.healed) if back is not None else None,
         silence_ms=_silence_ms(told, injury.began),
-        seconds=round((last.ended_at or injury.healed) - injury.began, 3),
+        seconds=round((text.ended_at or injury.healed) - injury.began, 3),
         provisional=sum(event.provisional for event in told),
         revised=sum(event.revised for event in final),
-        counts=last.counts,
-        error=last.error,
+        counts=text.counts,
+        error=text.error,
         note="; ".join(note for note in notes if note),
     )
 
 
+def told_in_two(first: Text, second: Text) -> list[Event]:
+    """What somebody was told of one text who saw the first process die and the second one take it up."""
+    restored = second.restored or []
+    # What had been written, but not told when the first one died, is told by the second for the first time.
+    return [*first.events, *restored[len(first.final) :], *second.events]
+
+
 def _back(final: Sequence[Event], injury: Injury) -> float | None:
     """When the first verified token came that owes itself to the healing."""
-    after = [index for index, event in enumerate(final) if event.at > injury.healed]
+    after = [index for index, event in enumerate(final) if event.at > injury.healed and event.origin != SAVED]
     if not after:
         return None
     if injury.healed > injury.began or after[0] == 0:

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -53,6 +53,8 @@ class Settings:
     """How long the server is stuck."""
     pause_s: float = 31.0
     """How long the caller is busy elsewhere while the server gives its session away: longer than the server waits for it."""
+    max_sessions: int = 16
+    """How many the server holds."""
     message_share: float = 0.05
     """Share of messages that are dropped, doubled or held back."""
     limit_s: float = 30.0
@@ -102,7 +104,7 @@ class World:
     # --- the server
 
     def _serve(self, bind: str) -> CloudProcess:
-        options = ["--bind", bind, "--max-sessions", "16"]
+        options = ["--bind", bind, "--max-sessions", str(self.settings.max_sessions)]
         options += ["--idle-s", str(self.settings.pause_s / 2)] if self.settings.target == TOY else ["--offline"]
         return CloudProcess(self.settings.target, options, self._cores.cloud, program="foredraft_bench.faults.server")
 
@@ -147,8 +149,23 @@ class World:
             pin(link.pid, (*self._cores.edge, *self._cores.cloud))
             yield link
 
-    def order(self, address: str, sampling: str, mode: str, *, prompt: int = 0, **changes: Any) -> Order:
-        """An order for a text under a name of its own."""
+    def order(
+        self,
+        address: str,
+        sampling: str,
+        mode: str,
+        *,
+        prompt: int = 0,
+        prompt_tokens: Sequence[TokenId] | None = None,
+        **changes: Any,
+    ) -> Order:
+        """An order for a text under a name of its own.
+
+        Args:
+            prompt: which of :attr:`prompts`…
+            prompt_tokens: …or another one.
+            changes: fields of the order that are not as usual.
+        """
         with self._lock:
             self._names += 1
             name = f"{self._names} {sampling} {mode}"
@@ -156,7 +173,7 @@ class World:
         fields: dict[str, Any] = {
             "write": name,
             "address": address,
-            "prompt": list(self.prompts[prompt]),
+            "prompt": list(prompt_tokens or self.prompts[prompt]),
             "max_tokens": self.settings.max_tokens,
             "temperature": params.temperature,
             "top_p": params.top_p,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from foredraft_bench.faults.deadlines import SteppedRow, summary
 from foredraft_bench.faults.report import Report
 from foredraft_bench.faults.verdicts import Row
 from foredraft_bench.faults.world import Settings
@@ -15,6 +16,7 @@ from foredraft_shared.errors import UsageError
 
 SETTINGS = Settings().as_json()
 RIGHT = Row("TCP reset", "greedy", "cloud", True, 0, 0, False, None, 120.0, 130.0, 2.0, note="whole again at once")
+STEPPED = SteppedRow("half-open", 100, 155.2, 154.0, 0, 40, 50, 10, True, "")
 WRONG = dataclasses.replace(RIGHT, mode="chained", identical=False, lost=3, hung=True, back_ms=1500.0)
 
 
@@ -64,3 +66,15 @@ def test_a_folder_that_cannot_be_made_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="name another folder"):
         Report(tmp_path / "file" / "folder", SETTINGS)
+
+
+def test_deadlines_stand_below_the_matrix(tmp_path: Path) -> None:
+    report = Report(tmp_path, SETTINGS)
+    report.deadlines = summary([STEPPED, dataclasses.replace(STEPPED, fault="held", worst_ms=171.5, late=2)])
+    report.write(complete=True)
+    text = (tmp_path / "faults.md").read_text()
+    assert (
+        "200 calls for the next tokens within 150 ms: 2 returned later than 170 ms, the latest after 171.5 ms" in text
+    )
+    assert "| half-open | 100 | 155.2 | 154.0 | 40 | 50 | 10 | right |" in text
+    assert json.loads((tmp_path / "faults.json").read_text())["deadlines"]["rows"][1]["late"] == 2

@@ -8,8 +8,8 @@ import pytest
 
 from foredraft_bench.faults.edge import Order
 from foredraft_bench.faults.injuries import Injury
-from foredraft_bench.faults.texts import Event, Text
-from foredraft_bench.faults.verdicts import Row, judge
+from foredraft_bench.faults.texts import SAVED, Event, Text
+from foredraft_bench.faults.verdicts import Row, judge, told_in_two
 
 PROMPT_LENGTH = 3
 TEXT = (10, 11, 12, 13, 14, 15)
@@ -25,7 +25,7 @@ def row(events: list[Event], injury: Injury | None = None, **how: Any) -> Row:
     for name, value in how.items():
         setattr(text, name, value)
     return judge(
-        "a fault", "greedy", "cloud", events, [text], TEXT, PROMPT_LENGTH, injury or Injury(began=2.0, healed=4.0)
+        "a fault", "greedy", "cloud", events, text, TEXT, PROMPT_LENGTH, injury or Injury(began=2.0, healed=4.0)
     )
 
 
@@ -98,6 +98,36 @@ def test_a_fault_without_an_end_has_no_time_of_recovery() -> None:
     judged = row(WHOLE, Injury(2.0, 2.0, back_note="nothing heals"))
     assert judged.back_ms is None
     assert "nothing heals" in judged.note
+
+
+def text_of(events: list[Event], restored: list[Event] | None = None) -> Text:
+    return Text(Order("one", "tcp://127.0.0.1:1", [1, 2, 3], 6), events, restored=restored, ended_at=9.0)
+
+
+def saved(positions: range) -> list[Event]:
+    return [token(position, 3.0, origin=SAVED) for position in positions]
+
+
+def judged_in_two(first: Text, second: Text) -> Row:
+    injury = Injury(began=1.95, healed=2.5)
+    return judge("a fault", "greedy", "cloud", told_in_two(first, second), second, TEXT, PROMPT_LENGTH, injury)
+
+
+def test_a_text_taken_up_goes_on_where_it_was_told() -> None:
+    judged = judged_in_two(text_of(WHOLE[:3]), text_of(WHOLE[3:], saved(range(3, 6))))
+    assert judged.right
+    assert judged.back_ms == 1750.0
+
+
+def test_what_was_saved_but_not_told_is_told_when_the_text_is_taken_up_and_is_no_sign_of_the_server() -> None:
+    judged = judged_in_two(text_of(WHOLE[:2]), text_of(WHOLE[3:], saved(range(3, 6))))
+    assert judged.right
+    assert judged.back_ms == 1750.0
+
+
+def test_what_was_told_but_not_saved_is_doubled() -> None:
+    judged = judged_in_two(text_of(WHOLE[:3]), text_of(WHOLE[2:], saved(range(3, 5))))
+    assert (judged.lost, judged.doubled, judged.identical) == (0, 1, False)
 
 
 @pytest.mark.parametrize("wrong", ["identical", "lost", "doubled", "hung"])
