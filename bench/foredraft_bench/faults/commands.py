@@ -34,7 +34,7 @@ def faults(
     from .world import Settings, World
 
     stop_on_termination()
-    settings = Settings(target=TOY, draft=TOY, stuck_s=1.5, pause_s=1.0) if short else Settings()
+    settings = Settings(target=TOY, draft=TOY, stuck_s=1.5, crowded_s=1.5, cache=96) if short else Settings()
     chosen = [fault for fault in (short_faults if short else full_faults)(settings) if only in fault.name]
     wanted = [] if deadlines else cells(chosen, every=not short)
     report = Report(out, {**settings.as_json(), "short": short, "only": only, "steps": steps}, fresh=fresh)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from foredraft_shared.errors import LinkError
 
-from .injuries import Fault, Scene
+from .injuries import Crowd, Fault, Scene
 from .texts import Step
 from .world import World
 
@@ -79,14 +80,19 @@ def run_steps(world: World, faults: Sequence[Fault], steps: int) -> Iterator[Ste
 
 def _run(world: World, fault: Fault, steps: int, max_tokens: int, expected: Sequence[int]) -> SteppedRow:
     stage = threading.Lock()
-    with world.edge() as edge, world.link() as link, stage:
+    with ExitStack() as stack:
+        edge, link = stack.enter_context(world.edge()), stack.enter_context(world.link())
+        crowd = None
+        if fault.crowd:
+            crowd = stack.enter_context(closing(Crowd(world.server.address, world.room(max_tokens))))
+        stack.enter_context(stage)
         changes: dict[str, Any] = {"max_tokens": max_tokens, "steps": steps, "step_tokens": _STEP_TOKENS}
         text = edge.write(
             world.order(link.address, _SAMPLING, _MODE, step_ms=DEADLINE_MS, **{**fault.order, **changes})
         )
         if not text.wait(lambda text: len(text.steps) >= _STRIKE_AFTER * steps, 60.0):
             raise LinkError(f"{fault.name}: the text did not begin: {text.error or 'nothing came'}")
-        fault.strike(Scene(world, _SAMPLING, _MODE, edge, link, text, stage))
+        fault.strike(Scene(world, _SAMPLING, _MODE, edge, link, text, stage, crowd=crowd))
         if not text.wait_end(steps * DEADLINE_MS / 1000 + world.settings.limit_s):
             edge.kill()
     final = text.tokens

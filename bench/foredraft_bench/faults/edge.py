@@ -21,9 +21,10 @@ from typing import Any, get_args
 from foredraft_bench.tethered import tie
 from foredraft_bench.toy import ToyDrafter
 from foredraft_edge.client import Client, RequestMode
+from foredraft_edge.conversation import OnDisconnect
 from foredraft_edge.drafters.base import Drafter
 from foredraft_edge.drafters.loading import load_drafter
-from foredraft_edge.loop import LoopOptions, OnDisconnect
+from foredraft_edge.loop import LoopOptions
 from foredraft_edge.stream import TokenEvent, TokenStream
 from foredraft_shared.errors import DeadlineMissed, ForedraftError
 from foredraft_shared.models import Tokenizer, open_model

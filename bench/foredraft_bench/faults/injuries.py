@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from foredraft_edge.link import Link
-from foredraft_shared.messages import Close, Open, SamplingParams
+from foredraft_edge.link import Link, error_from
+from foredraft_shared.errors import LinkLost
+from foredraft_shared.ledger import Ledger
+from foredraft_shared.messages import Close, Failure, Open, Resume, SamplingParams, TokenId, Verdict
 from foredraft_shared.transports.link_process import LinkProcess
 from foredraft_shared.transports.zmq import ZmqTransport
 
@@ -53,6 +57,8 @@ class Scene:
     """Held while anything computes, so that scenes of long outages do not disturb each other."""
     twin: tuple[EdgeProcess, LinkProcess] | None = None
     """Another device, if the fault wants one."""
+    crowd: Crowd | None = None
+    """Another one that is about to need the whole server."""
     taken_up: Text | None = None
     """The rest of the text, if another process went on with it."""
     others: list[tuple[Text, int]] = field(default_factory=list)
@@ -84,8 +90,8 @@ class Fault:
     """Whether it takes another device."""
     saved: bool = False
     """Whether the text is kept in a file."""
-    evicts: bool = False
-    """Whether the server gives the session away, so that it has to be taken up."""
+    crowd: bool = False
+    """Whether it takes one that needs the whole server."""
     order: dict[str, Any] = field(default_factory=dict)
     """What is different about the text from its beginning."""
 
@@ -132,29 +138,62 @@ def drained(scene: Scene) -> Injury:
     return Injury(began, healed, note)
 
 
-def evicted(scene: Scene) -> Injury:
-    """While the caller is busy elsewhere, others take up the whole server and the session is given away."""
-    world = scene.world
-    scene.rest(world.settings.pause_s)
-    crowd = Link(ZmqTransport(world.server.address), where="the server")
-    try:
-        crowd.greet(20.0)
-        sessions = [secrets.token_bytes(16) for _ in range(world.settings.max_sessions)]
-        for session in sessions:
-            crowd.send(Open(session, world.prompts[1], SamplingParams(), 8))
-        crowd.ping(1, 20.0)  # answered by the other thread, but in order behind what was sent
-        refused = 0
-        while (answer := crowd.receive(0.3)) is not None:
-            refused += type(answer).__name__ == "Failure"
-        for session in sessions:
-            crowd.send(Close(session, 1))
-        crowd.ping(2, 20.0)
-    finally:
-        crowd.close()
-    returned = scene.text.events[world.settings.strike_at - 1].at + scene.text.order.pause_s
-    healed = max(time.monotonic(), returned)
-    note = f"{len(sessions) - refused} other sessions were let in; healed: the caller was back"
-    return Injury(healed, healed, note, "the link was never down")
+class Crowd:
+    """Another device, with a session that came first and holds most of the cache, and can grow to hold it all.
+
+    Args:
+        room: tokens that it leaves to others until then.
+    """
+
+    def __init__(self, address: str, room: int) -> None:
+        self._link = Link(ZmqTransport(address), where="the server")
+        self._session = secrets.token_bytes(16)
+        try:
+            context = self._link.greet(20.0).context
+            self._text = tuple(itertools.islice(itertools.cycle(range(1, 60)), context - 1))
+            few = self._text[: max(1, context - room)]
+            self._fill(few, Open(self._session, few, SamplingParams(), 1))
+        except BaseException:
+            self._link.close()
+            raise
+
+    def crowd(self) -> None:
+        """Take all of the cache: the session was there first, so others have to give way."""
+        self._fill(self._text, Resume(self._session, 2, self._text, len(self._text), SamplingParams(), 1))
+
+    def leave(self) -> None:
+        """Give it back; may be called twice."""
+        self._link.send(Close(self._session, 2))
+        self._link.ping(1, 20.0)  # the answer comes behind what was sent before: it has arrived
+
+    def close(self) -> None:
+        """Leave, and hang up."""
+        with contextlib.suppress(LinkLost):
+            self.leave()
+        self._link.close()
+
+    def _fill(self, tokens: Sequence[TokenId], message: Open | Resume) -> None:
+        self._link.send(message)
+        self._link.send(Ledger(self._session, tokens, message.epoch).request(1))
+        deadline = time.monotonic() + 30.0
+        while not isinstance(answer := self._link.receive(1.0), Verdict):
+            if isinstance(answer, Failure):
+                raise error_from(answer)
+            if time.monotonic() > deadline:
+                raise LinkLost(
+                    "the server does not read the crowd's text; run the matrix again on a machine less busy."
+                )
+
+
+def out_of_cache(scene: Scene) -> Injury:
+    """Another session, which came first, grows until the cache has no room for this one; later it leaves."""
+    assert scene.crowd is not None
+    began = time.monotonic()
+    scene.crowd.crowd()
+    scene.rest(scene.world.settings.crowded_s)
+    healed = time.monotonic()
+    scene.crowd.leave()
+    return Injury(began, healed)
 
 
 # --- the device
@@ -261,14 +300,7 @@ def _faults(settings: Settings, holes_s: tuple[float, ...], held_s: float) -> li
         _messages(f"{share:.0%} of messages reordered", reorder=share, reorder_s=0.05),
         Fault(f"server stopped {stuck:g} s", server_stopped),
         Fault(f"server's Python stuck {stuck:g} s", server_hangs),
-        Fault(
-            "evicted session",
-            evicted,
-            silences=False,
-            evicts=True,
-            long=settings.pause_s > 5.0,
-            order={"pause_at": settings.strike_at, "pause_s": settings.pause_s + 3.0},
-        ),
+        Fault(f"server out of cache {settings.crowded_s:g} s", out_of_cache, crowd=True),
         Fault("same routing id twice", same_routing_id, silences=False, twin=True, order={"routing_id": f"01{twin}"}),
         Fault("drained while writing", drained),
         Fault("edge killed and resumed", edge_killed, silences=False, twin=True, saved=True),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import queue
 import tempfile
@@ -15,7 +14,7 @@ from pathlib import Path
 from foredraft_shared.errors import ForedraftError, LinkError
 from foredraft_shared.messages import TokenId
 
-from .injuries import Fault, Injury, Scene
+from .injuries import Crowd, Fault, Injury, Scene
 from .verdicts import Row, judge, told_in_two
 from .world import MODES, SAMPLINGS, World
 
@@ -103,6 +102,10 @@ class Matrix:
         with contextlib.ExitStack() as stack:
             edge, link = stack.enter_context(world.edge()), stack.enter_context(world.link())
             twin = (stack.enter_context(world.edge()), stack.enter_context(world.link())) if cell.fault.twin else None
+            crowd = None
+            if cell.fault.crowd:
+                others = Crowd(world.server.address, world.room(settings.max_tokens))
+                crowd = stack.enter_context(contextlib.closing(others))
             stack.enter_context(self._stage)
             order = dict(cell.fault.order)
             if cell.fault.saved:
@@ -111,7 +114,7 @@ class Matrix:
             text = edge.write(world.order(link.address, cell.sampling, cell.mode, **order))
             if not text.wait_for(settings.strike_at, 60.0):
                 raise LinkError(f"{' · '.join(cell.key)}: the text did not begin: {text.error or 'nothing came'}")
-            scene = Scene(world, cell.sampling, cell.mode, edge, link, text, self._stage, twin)
+            scene = Scene(world, cell.sampling, cell.mode, edge, link, text, self._stage, twin, crowd)
             injury = cell.fault.strike(scene)
             if edge.alive and not text.wait_end(settings.limit_s):
                 edge.kill()  # nobody else should meet what hangs in it
@@ -125,11 +128,6 @@ class Matrix:
         else:
             told = told_in_two(scene.text, scene.taken_up)
             row = judge(*cell.key, told, scene.taken_up, expected, len(prompts[0]), injury)
-        if cell.fault.evicts and not row.counts.get("resumes"):
-            # A cloud that writes alone goes on writing while the caller is busy, and gives away no session it works on.
-            row = dataclasses.replace(
-                row, note=f"{row.note}; never missed: the server had written the whole text before"
-            )
         for other, prompt in scene.others:
             theirs = judge(
                 *cell.key, other.events, other, self._expected[cell.sampling, prompt], len(prompts[prompt]), injury

@@ -38,8 +38,8 @@ HOLD_ENVIRONMENT = "FOREDRAFT_FAULTS_HOLD_S"
 class TimedToyTarget(ToyTarget):
     """A toy whose pass takes a while, so that something can happen in the middle of a text."""
 
-    def __init__(self, pass_s: float) -> None:
-        super().__init__(vocabulary=VOCABULARY)
+    def __init__(self, pass_s: float, pages: int) -> None:
+        super().__init__(vocabulary=VOCABULARY, pages=pages)
         self._pass_s = pass_s
 
     def verify(self, batch: Sequence[Run], *, exits: bool = True) -> ToyPass:
@@ -66,19 +66,19 @@ def _serve_toy(arguments: Sequence[str]) -> int:
     parser.add_argument("--bind", default="tcp://127.0.0.1:0")
     parser.add_argument("--ready-file", type=Path, required=True)
     parser.add_argument("--max-sessions", type=int, default=16)
-    parser.add_argument("--idle-s", type=float, default=30.0)
+    parser.add_argument("--pages", type=int, default=1024)
     parser.add_argument("--pass-ms", type=float, default=8.0)
     wanted = parser.parse_args(arguments)
     listener = ZmqListener(wanted.bind)
     server = Server(
-        TimedToyTarget(wanted.pass_ms / 1000),
+        TimedToyTarget(wanted.pass_ms / 1000, wanted.pages),
         listener,
         model=TOKENIZER,
         fingerprint=open_model(TOKENIZER, offline=True).tokenizer.fingerprint,
-        options=EngineOptions(max_sessions=wanted.max_sessions, idle_s=wanted.idle_s),
+        options=EngineOptions(max_sessions=wanted.max_sessions),
     )
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: server.stop())
+    signal.signal(signal.SIGINT, lambda *_: server.stop())
+    signal.signal(signal.SIGTERM, lambda *_: server.drain(10.0))
     partial = wanted.ready_file.with_name(f"{wanted.ready_file.name}.partial")
     partial.write_text(json.dumps({"address": listener.address}))
     partial.replace(wanted.ready_file)

@@ -130,7 +130,7 @@ class Soak:
             draft=TOY,
             max_tokens=options.max_tokens,
             stuck_s=1.0,
-            pause_s=10.0,
+            cache=1024,
             max_sessions=2 * options.sessions,
         )
         with World(settings, idle_edges=options.devices) as world, self._devices(world) as devices:

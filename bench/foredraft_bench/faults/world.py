@@ -7,6 +7,7 @@ import dataclasses
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -27,6 +28,9 @@ from .server import HOLD_ENVIRONMENT, TOKENIZER, TOY
 from .texts import EdgeProcess
 
 __all__ = ["MODES", "SAMPLINGS", "Settings", "World"]
+
+_GOODBYE_S = 0.2
+"""A text that has ended is closed a moment later; if that does not arrive, the server keeps room for it a long while."""
 
 SAMPLINGS = {"greedy": SamplingParams(), "sampled": SamplingParams(temperature=0.8, top_p=0.95, seed=11)}
 MODES: dict[str, dict[str, Any]] = {
@@ -51,8 +55,10 @@ class Settings:
     """The fault comes after so many tokens."""
     stuck_s: float = 5.0
     """How long the server is stuck."""
-    pause_s: float = 31.0
-    """How long the caller is busy elsewhere while the server gives its session away: longer than the server waits for it."""
+    crowded_s: float = 3.0
+    """How long another session needs the whole cache."""
+    cache: int = 40
+    """MiB of the server's cache, or pages of the toy's: few, so that there is an end to it."""
     max_sessions: int = 16
     """How many the server holds."""
     message_share: float = 0.05
@@ -105,7 +111,9 @@ class World:
 
     def _serve(self, bind: str) -> CloudProcess:
         options = ["--bind", bind, "--max-sessions", str(self.settings.max_sessions)]
-        options += ["--idle-s", str(self.settings.pause_s / 2)] if self.settings.target == TOY else ["--offline"]
+        toy = self.settings.target == TOY
+        options += ["--pages" if toy else "--cache-mib", str(self.settings.cache)]
+        options += [] if toy else ["--offline"]
         return CloudProcess(self.settings.target, options, self._cores.cloud, program="foredraft_bench.faults.server")
 
     def restart_server(self) -> float:
@@ -148,6 +156,7 @@ class World:
         with LinkProcess(self.server.address, **settings) as link:
             pin(link.pid, (*self._cores.edge, *self._cores.cloud))
             yield link
+            time.sleep(_GOODBYE_S)
 
     def order(
         self,
@@ -181,6 +190,10 @@ class World:
             **MODES[mode],
         }
         return Order(**{**fields, **changes})
+
+    def room(self, max_tokens: int) -> int:
+        """Tokens of cache that a text needs, with what is drafted, and pages that are not full."""
+        return len(self.prompts[0]) + max_tokens + 128
 
     def undisturbed(self, sampling: str, mode: str, prompt: int) -> list[TokenId]:
         """What is written when nothing happens.
