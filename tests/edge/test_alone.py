@@ -276,3 +276,21 @@ def test_steps_end_by_their_deadline_and_the_text_is_the_law_s(on_disconnect, co
             break
         world.clock.advance(0.01)  # the caller's own work
     assert writer.text == continuation(PROMPT, GREEDY, 40)
+
+
+@pytest.mark.parametrize("on_disconnect", ["wait", "edge"])
+def test_a_long_stream_that_the_cloud_ended_unheard_is_told_from_where_the_device_stands(on_disconnect: OnDisconnect):
+    world = World(pass_s=0.02)
+    transport = world.transport()
+    writer = world.writer(
+        PROMPT, GREEDY, ToyDrafter(0.8), FixedPlanner(0, "cloud"), max_tokens=200, transport=transport,
+        options=LoopOptions(on_disconnect=on_disconnect),
+    )  # fmt: skip
+    while len(writer.text) < 60:  # more than a server tells again of what it has told before
+        writer.step()
+    transport.kill(5.0)  # the cloud goes on meanwhile, to the end
+    while writer.step():
+        pass
+    final = [token for _, commit in writer.commits if not commit.provisional for token in commit.tokens]
+    assert final == continuation(PROMPT, GREEDY, 200)
+    assert world.clock.now() < 20.0

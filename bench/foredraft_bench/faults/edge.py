@@ -7,6 +7,7 @@ those of ``time.monotonic``, which all processes of a machine share. Each text h
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import signal
@@ -203,6 +204,7 @@ def main() -> int:
     parent, cores, draft, model = sys.argv[1:]
     if not tie(parent, cores):
         return 1
+    faulthandler.register(signal.SIGUSR2)  # says what each thread is doing, for whoever wonders why a text hangs
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # our owner decides what Ctrl-C means
     edge = _Edge(draft, model)
     os.write(1, b"{}\n")  # ready

@@ -210,7 +210,7 @@ class Soak:
             self.report.left += leaves is not None
             name = f"text {text.order.write} (seed {params.seed})"
             if not ended:
-                self.report.wrong.append(f"{name} hangs after {len(tokens)} tokens")
+                self.report.wrong.append(f"{name} hangs after {len(tokens)} tokens: {text.order}")
             elif text.error and text.typed:
                 self.report.typed_errors[text.error.partition(":")[0]] += 1
                 if tokens != expected[: len(tokens)]:
