@@ -104,7 +104,7 @@ def demo(
 ) -> None:
     """Watch a small model and a large one write one text together, and compare it with the large one alone."""
     settings = Settings(
-        # No hints unless asked for: against the models of the demonstration they cost more than they save (docs/log.md).
+        # No hints unless asked for: no heads made so far have saved a measurable time here (docs/log.md).
         pair=Pair(target, draft, dtype, "none" if exits is None and heads is None else exits, offline, heads),
         prompts=tuple(read_prompts(prompts)) if prompts else DEMONSTRATION,
         modes=_chosen_modes(modes),
