@@ -45,7 +45,7 @@ class _Message:
     data: bytes
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Wire:
     """Both directions of one device's link."""
 

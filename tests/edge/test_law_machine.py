@@ -181,7 +181,9 @@ class Law(RuleBasedStateMachine):
         stops = (answer[-3],) if stop else ()
         if stops:
             answer = answer[: answer.index(stops[0]) + 1]
-        left = [text.device.wire for text in self.texts if text.device.over and not text.device.wire.broken]
+        busy = [text.device.wire for text in self.texts if not text.device.over]
+        left = [wire for wire in self.stage.network.wires if not wire.broken and wire not in busy]
+        left = [wire for wire in left if wire.peer.identity.startswith("key")]
         wire = left[-1] if again and left else self.stage.network.wire(f"key-{len(self.texts)}")
         saved = Saved(bytes([len(self.texts) + 1]) * 16, prompt, params, MAX_TOKENS, stops)
         due_s = None if deadline_s is None else self.stage.clock.now() + deadline_s
