@@ -6,9 +6,10 @@ again with a server that has lost the text. Nothing here looks into a draft or t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, TypeAlias
 
 from foredraft_shared.errors import ForedraftError, LinkLost, Overloaded
@@ -26,6 +27,7 @@ from foredraft_shared.messages import (
 )
 
 from .accounts import Accounts, Flight
+from .deadlines import Deadlines
 from .link import Link, SessionMessage
 from .planner import Measurements
 from .watch import SessionState, Watch
@@ -77,6 +79,7 @@ class Conversation:
     measured: Measurements
     on_disconnect: OnDisconnect
     timeout_s: float
+    deadlines: Deadlines
     clock_ns: Callable[[], int]
     journal: Journal | None = None
     watch: Watch = field(init=False)
@@ -205,6 +208,10 @@ class Conversation:
     def _send(self, message: Open | Resume | Draft | Decode, flight: Flight | None = None) -> None:
         counters = self.link.transport.counters
         before = counters.bytes_sent
+        if isinstance(message, Draft | Decode) and math.isfinite(left_ms := self.deadlines.left_ms):
+            message = replace(
+                message, deadline_ms=max(1, round(left_ms))
+            )  # what has little time left is verified first
         try:
             self.link.send(message)
         except LinkLost:  # there is no connection; what is not answered is sent again

@@ -143,6 +143,7 @@ class RoundLoop:
             planner.measured,
             options.on_disconnect,
             options.timeout_s,
+            self._deadlines,
             clock_ns,
             journal,
         )

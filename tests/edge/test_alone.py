@@ -13,7 +13,7 @@ from foredraft_edge.loop import LoopOptions
 from foredraft_edge.planner import FixedPlanner
 from foredraft_edge.watch import SessionState
 from foredraft_shared.errors import DeadlineMissed, LinkLost, Overloaded
-from foredraft_shared.messages import SamplingParams
+from foredraft_shared.messages import Draft, EdgeMessage, SamplingParams
 from foredraft_shared.transports.faulty import Faults, FaultyTransport
 
 PROMPT = (3, 1, 4, 1, 5)
@@ -241,6 +241,23 @@ def test_nothing_at_all_by_the_deadline_is_an_error():
     with pytest.raises(DeadlineMissed):
         scene.writer.write()
     assert scene.now <= 0.52
+
+
+def test_the_server_is_told_how_much_time_is_left():
+    scene = Scene("wait", deadline_s=1.0, faults=Faults())
+    told: list[int] = []
+    put = scene.transport.send
+
+    def overhear(message: EdgeMessage) -> None:
+        if isinstance(message, Draft):
+            told.append(message.deadline_ms)
+        put(message)
+
+    scene.transport.send = overhear  # type: ignore[method-assign]
+    scene.writer.write()
+    assert told[0] == 1000
+    assert 0 < told[-1] < 1000
+    assert told == sorted(told, reverse=True)
 
 
 @settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
