@@ -130,8 +130,8 @@ class HeldLoop(RoundLoop):
     holds = False
     """The transport has found nothing, and no time may pass before others had their turn."""
 
-    def _late(self, now_ns: int) -> bool:
-        return self.holds or super()._late(now_ns)
+    def _late(self) -> bool:
+        return self.holds or super()._late()
 
     def _lapse(self) -> Generator[Commit, None, None]:
         if not self.holds:

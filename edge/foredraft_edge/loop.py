@@ -188,7 +188,7 @@ class RoundLoop:
         self._conversation.open()
         try:
             while not self.finish:
-                if self._deadlines.late:
+                if self._late():
                     yield from self._lapse()
                     continue
                 if self._alone:
@@ -235,6 +235,9 @@ class RoundLoop:
             if not finish and start + len(tokens) == self._limit:
                 finish = "length"
             yield from self._hand_out(Commit(start, tokens, len(tokens), finish, provisional=True))
+
+    def _late(self) -> bool:
+        return self._deadlines.late
 
     def _lapse(self) -> Generator[Commit, None, None]:
         """A deadline has passed: hand out what there is."""

@@ -33,7 +33,7 @@ RECONNECT_S = 1.0
 """Between two attempts to connect anew."""
 REPEAT_LIMIT_S = 4.0
 """Repetitions become rarer, up to this."""
-STALL_S = 1.0
+STALL_S = 0.5
 """A server that answers pings but not rounds for so long is as good as gone, for who can go on alone."""
 
 
@@ -200,9 +200,8 @@ class Watch:
         self.state = SessionState.EDGE_ONLY
         self.alone = True
         self._ping_at_ns = now_ns + _ns(PROBE_S)
-        self._reconnect_at_ns = (
-            now_ns + 2 * self._reconnect_ns
-        )  # an outage may be short: the old connection gets its chance
+        # An outage may be short: the old connection gets its chance.
+        self._reconnect_at_ns = now_ns + self._reconnect_ns // 2
 
     def _restart(self, now_ns: int) -> None:
         self._asked_ns = now_ns
