@@ -208,7 +208,7 @@ def test_prompts_from_a_file_and_a_choice_of_modes(
     ("arguments", "complaint", "code"),
     [
         (["--prompts", "BROKEN"], r"error: line 2 of .*broken.jsonl is not UTF-8 .*save the file as UTF-8", 2),
-        (["--modes", "cloud,fast"], r"error: there is no mode 'fast'; choose from cloud, waiting, ahead", 2),
+        (["--modes", "cloud,fast"], r"error: there is no mode 'fast'; choose from cloud, waiting, hintless, ahead", 2),
         (["--dtype", "int3"], r"error: dtype is 'int3'; choose bfloat16 or float32", 2),
         (["--temperature", "-1"], r"error: temperature is -1.0; give", 2),
         (["--top-p", "0"], r"error: top_p is 0.0; give", 2),
