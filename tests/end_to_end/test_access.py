@@ -9,14 +9,13 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from secured_world import Tap, one_line, secured, soon
 from toy_world import continuation
 
@@ -44,29 +43,10 @@ from foredraft_shared.models import Tokenizer
 from foredraft_shared.transports.curve import KeyPair, client_keys, new_key_pair
 from foredraft_shared.transports.zmq import ZmqListener, ZmqTransport
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("at_home")]
 PROMPT = (3, 1, 4, 1, 5)
 GREEDY = SamplingParams()
 WAIT_S = 5.0
-
-
-@pytest.fixture(autouse=True)
-def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The device's own configuration folder."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    return tmp_path / "config" / "foredraft"
-
-
-@pytest.fixture
-def audit() -> Iterator[Callable[[str], list[dict[str, Any]]]]:
-    """The lines of the audit log about something that was refused."""
-    with structlog.testing.capture_logs() as logs:
-        yield lambda what: [line for line in logs if line["event"] == "refused" and line["what"] == what]
-
-
-@pytest.fixture
-def tokenizer(smollm2: Any) -> Tokenizer:
-    return smollm2.tokenizer  # type: ignore[no-any-return]
 
 
 @contextmanager

@@ -6,13 +6,11 @@ Real sockets on loopback: gRPC over TLS; a toy target behind it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from secured_world import one_line, secured, soon
@@ -36,29 +34,10 @@ from foredraft_shared.messages import SamplingParams
 from foredraft_shared.models import Tokenizer
 from foredraft_shared.transports.curve import new_key_pair
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("at_home")]
 PROMPT = (3, 1, 4, 1, 5)
 GREEDY = SamplingParams()
 WAIT_S = 5.0
-
-
-@pytest.fixture(autouse=True)
-def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The device's own configuration folder."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    return tmp_path / "config" / "foredraft"
-
-
-@pytest.fixture
-def audit() -> Iterator[Callable[[str], list[dict[str, Any]]]]:
-    """The lines of the audit log about something that was refused."""
-    with structlog.testing.capture_logs() as logs:
-        yield lambda what: [line for line in logs if line["event"] == "refused" and line["what"] == what]
-
-
-@pytest.fixture
-def tokenizer(smollm2: Any) -> Tokenizer:
-    return smollm2.tokenizer  # type: ignore[no-any-return]
 
 
 # --- tokens ----------------------------------------------------------------------------------------------------------

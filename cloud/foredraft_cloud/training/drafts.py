@@ -19,6 +19,7 @@ from torch import Tensor
 from foredraft_shared.errors import UsageError
 from foredraft_shared.models import Model
 
+from .learner import Learner
 from .network import Network, layer_weights, tensor
 from .shards import Text
 from .texts import batch_of, batches
@@ -29,7 +30,7 @@ _PREPARED = 6144
 """Positions that go through the trunk at a time."""
 
 
-class DraftModel:
+class DraftModel(Learner):
     """A draft in training.
 
     Args:
@@ -87,16 +88,6 @@ class DraftModel:
         self._states: dict[int, Tensor] = {}
         self._room = cache_bytes
 
-    @torch.no_grad()
-    def refresh(self) -> None:
-        """Take over what the optimiser has changed."""
-        for name, value in self.parameters.items():
-            if name in self.live:
-                self.live[name].copy_(value)
-                self.live[name].grad = None
-            else:
-                self.live[name] = value.detach().to(self.dtype, copy=True).requires_grad_()
-
     @property
     def head(self) -> Tensor:
         """[tokens, E]"""
@@ -112,12 +103,6 @@ class DraftModel:
             last = index == self.frozen + self.trained - 1
             state = self.network.layer(state, weights, batch.rows if last else None)
         return self.network.norm(state, self.live["norm.weight"])
-
-    def goal(self, texts: Sequence[Text]) -> tuple[Tensor, Tensor]:
-        """The target's most probable tokens as rows of the head, and their probabilities, [M, K]; 0 where there is none."""
-        batch = batch_of(texts, self.device)
-        rows = self.row_of[batch.top_ids]
-        return rows.clamp_min(0), torch.where(rows >= 0, batch.top_probabilities, 0.0)
 
     @torch.no_grad()
     def scores(self, texts: Sequence[Text]) -> Tensor:

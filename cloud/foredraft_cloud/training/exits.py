@@ -24,6 +24,7 @@ from torch import Tensor
 from foredraft_shared.errors import UsageError
 from foredraft_shared.models import Model
 
+from .learner import Learner
 from .network import layer_weights, tensor
 from .shards import Text
 from .states import States
@@ -36,7 +37,7 @@ _FEED_FORWARD = ("mlp_norm.weight", "mlp.gate.weight", "mlp.up.weight", "mlp.dow
 _ATTENTION = ("attn_norm.weight", "attn.q.weight", "attn.q.bias", "attn.q_norm.weight", "attn.o.weight", "attn.o.bias")
 
 
-class ExitModel:
+class ExitModel(Learner):
     """A :class:`~foredraft_cloud.training.fitting.Student` at one layer.
 
     Args:
@@ -73,25 +74,9 @@ class ExitModel:
         """[vocabulary]: row of the head, or -1."""
         self.row_of[torch.from_numpy(tokens).to(self.device)] = torch.arange(len(tokens), device=self.device)
 
-    @torch.no_grad()
-    def refresh(self) -> None:
-        """Take over what the optimiser has changed."""
-        for name, value in self.parameters.items():
-            if name in self.live:
-                self.live[name].copy_(value)
-                self.live[name].grad = None
-            else:
-                self.live[name] = value.detach().to(self.dtype, copy=True).requires_grad_()
-
     def hidden(self, texts: Sequence[Text]) -> Tensor:
         """What the frozen rows are multiplied with, at the positions that predict the answered tokens, [M, E]."""
         return F.linear(self._normed(texts), self.live["map.weight"])
-
-    def goal(self, texts: Sequence[Text]) -> tuple[Tensor, Tensor]:
-        """The target's most probable tokens as rows of the head, and their probabilities, [M, K]; 0 where there is none."""
-        batch = batch_of(texts, self.device)
-        rows = self.row_of[batch.top_ids]
-        return rows.clamp_min(0), torch.where(rows >= 0, batch.top_probabilities, 0.0)
 
     @torch.no_grad()
     def scores(self, texts: Sequence[Text]) -> Tensor:
