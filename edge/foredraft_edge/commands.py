@@ -17,6 +17,7 @@ from foredraft_shared.traces import TraceWriter
 from .client import Client, Prompt, RequestMode
 from .conversation import OnDisconnect
 from .loop import LoopOptions
+from .saved import load_text
 from .screen import STYLES, Screen, statistics_lines
 from .stream import TokenStream
 
@@ -76,6 +77,8 @@ def generate(
     """Answer one question, token for token what the target alone would say."""
     if resume is not None and (prompt is not None or prompt_file is not None or save is not None):
         raise UsageError("--resume goes on with the text in its file; give no prompt and no --save with it.")
+    if resume is not None:
+        load_text(resume)  # as below: what cannot be is said first
     question = _question(prompt, prompt_file) if resume is None else ""
     SamplingParams(temperature, top_k, top_p, min_p, seed)  # what cannot be is said before anybody is called
     loss = _on_disconnect(on_disconnect)
