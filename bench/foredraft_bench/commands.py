@@ -15,6 +15,7 @@ from .engine import engine
 from .faults.commands import faults, soak
 from .load.command import load
 from .load.compare import compare_serving
+from .load.switches import switches
 from .networks import networks
 from .stage import Pair
 
@@ -72,3 +73,4 @@ bench.command()(networks)
 bench.command()(load)
 bench.command("serving")(compare_serving)
 bench.command()(soak)
+bench.command()(switches)

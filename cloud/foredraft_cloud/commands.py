@@ -7,7 +7,7 @@ import os
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -19,10 +19,6 @@ from .journal import configure_logs
 from .keys import data_folder
 from .listening import Listening, needs_keys
 from .watch import Watch
-
-if TYPE_CHECKING:
-    from foredraft_shared.models import Model
-    from foredraft_shared.models.artifacts import Artifact
 
 __all__ = ["serve"]
 
@@ -111,15 +107,16 @@ def serve(
         from .caps import Caps
         from .decoder import load_target  # torch takes seconds to import
         from .engine import EngineOptions
+        from .exit_choice import exit_layers, heads_for
         from .server import Server
 
         opened = open_model(model, offline=offline)
-        layers = _layers(exits)
+        layers = exit_layers(exits)
         target = load_target(
             opened,
             dtype=dtype,
             exits=layers,
-            heads=None if layers == () else _heads(opened, heads),
+            heads=None if layers == () else heads_for(opened, heads),
             threads=threads,
             context=context,
             slots=max_sessions,
@@ -190,27 +187,3 @@ def serve(
         watch.close()
         listening.close()
     Console(stderr=True).print(f"stopped: {server.statistics}", soft_wrap=True, highlight=False)
-
-
-def _heads(model: Model, path: Path | None) -> Artifact | None:
-    """The exit heads in ``path``, or those that come with foredraft for ``model``, if there are any."""
-    from foredraft_shared.models.artifacts import load_artifact, shipped
-
-    path = path or shipped(model, "exits")
-    if path is None:
-        return None
-    artifact = load_artifact(path, "exits")
-    artifact.check(model)
-    return artifact
-
-
-def _layers(text: str | None) -> tuple[int, ...] | None:
-    """``None``: wherever there is a trained head; else the named layers."""
-    if text is None:
-        return None
-    if text.strip().lower() in ("", "none"):
-        return ()
-    try:
-        return tuple(sorted({int(part) for part in text.split(",")}))
-    except ValueError:
-        raise UsageError(f"exits are {text!r}; give layer numbers with commas between, such as 10,20.") from None

@@ -12,10 +12,10 @@ import pytest
 from toy_world import VOCABULARY
 
 from foredraft_bench.load import compare
-from foredraft_bench.load.command import Setting
 from foredraft_bench.load.device import KnownText
 from foredraft_bench.load.exchange import InProcess
 from foredraft_bench.load.others import InLlamaServer
+from foredraft_bench.load.setting import Setting
 from foredraft_bench.processes import Cores
 from foredraft_cloud.engine import EngineOptions
 from foredraft_cloud.toy import ToyTarget

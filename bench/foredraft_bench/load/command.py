@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import platform
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,75 +10,20 @@ import typer
 from rich.console import Console
 
 from foredraft_shared.errors import UsageError
-from foredraft_shared.messages import SamplingParams
-from foredraft_shared.models import Model, open_model
+from foredraft_shared.models import open_model
 from foredraft_shared.version import version
 
-from ..processes import CloudProcess, Cores, choose_cores, pin, stop_on_termination, watching
+from ..processes import Cores, choose_cores, pin, stop_on_termination
 from ..prompts import read_prompts
 from ..report import check_writable, write_atomically
-from .device import Habits, KnownText
-from .exchange import Exchange, InProcess, OverSockets
+from .device import Habits
 from .pattern import Pattern, independent, recorded
 from .rows import Row, learn, markdown, measure
+from .setting import Setting, counts_from, known_texts, machine, serving
 
-__all__ = ["Setting", "counts_from", "known_texts", "load", "machine", "serving"]
+__all__ = ["load"]
 
 MODES = ("speculate", "cloud")
-_ASKED = ("Describe", "Explain what people should know about", "Write a short story about", "List some facts about")
-_ABOUT = (
-    "the sea", "a bicycle", "bread", "the moon", "winter", "a lighthouse", "bees", "glass", "trains", "tea", "volcanoes",
-    "a violin", "rivers", "paper", "owls", "the desert",
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What is served, and where."""
-
-    model: str
-    dtype: str
-    threads: int
-    sessions: int
-    """Most of them at once."""
-    context: int
-    in_process: bool = False
-    options: tuple[str, ...] = ()
-    """Further ones of ``foredraft serve``."""
-
-
-def known_texts(model: Model, count: int, max_tokens: int, prompts: Sequence[str] = ()) -> list[KnownText]:
-    """So many texts, every other of them sampled; what the target says is not known yet."""
-    prompts = prompts or [f"{ask} {about}." for about in _ABOUT for ask in _ASKED]
-    texts = []
-    for index in range(count):
-        question = [{"role": "user", "content": prompts[index % len(prompts)]}]
-        tokens = model.tokenizer.encode(model.tokenizer.chat(question))
-        sampled = bool(index % 2) or index >= len(prompts)  # a prompt that comes again comes with another seed
-        params = SamplingParams(temperature=0.8, top_p=0.95, seed=index) if sampled else SamplingParams()
-        texts.append(KnownText(tuple(tokens), params, max_tokens))
-    return texts
-
-
-@contextlib.contextmanager
-def serving(setting: Setting, model: Model, cores: Cores) -> Iterator[Exchange]:
-    """The target, ready for devices: a process of its own, or here."""
-    if setting.in_process:
-        from foredraft_cloud.decoder import load_target
-        from foredraft_cloud.engine import EngineOptions
-
-        target = load_target(
-            model, dtype=setting.dtype, threads=setting.threads, context=setting.context, slots=setting.sessions + 1
-        )
-        options = EngineOptions(max_sessions=setting.sessions + 1)
-        yield InProcess(target, options, model=model.name, dtype=setting.dtype)
-        return
-    options_ = ["--dtype", setting.dtype, "--threads", str(setting.threads), "--context", str(setting.context)]
-    options_ += ["--max-sessions", str(setting.sessions + 1), "--metrics", "127.0.0.1:0", "--log-level", "warning"]
-    with CloudProcess(setting.model, [*options_, *setting.options], cores.cloud) as cloud, watching(cloud):
-        cloud.wait_until_ready()
-        with OverSockets(cloud.address, cloud.facts["metrics"], setting.sessions) as exchange:
-            yield exchange
 
 
 def load(
@@ -108,6 +49,13 @@ def load(
     warm_up: Annotated[float, typer.Option(min=0.0, help="Seconds before that, in which devices begin.")] = 2.0,
     check: Annotated[bool, typer.Option("--check", help="Write every text alone as well, and compare.")] = False,
     exits: Annotated[str, typer.Option(help="Layers at which the target looks; see `foredraft serve`.")] = "none",
+    heads: Annotated[Path | None, typer.Option(help="Trained exit heads; see `foredraft serve`.")] = None,
+    drop_confidence: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Drop rows at exits; see `foredraft serve`.")
+    ] = None,
+    cache_mib: Annotated[
+        int | None, typer.Option(min=1, help="Hard limit on the cache; see `foredraft serve`.")
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there, after each row.")
     ] = None,
@@ -125,7 +73,9 @@ def load(
     opened = open_model(model)
     texts = known_texts(opened, max(counts), max_tokens, questions)
     context = max(len(text.prompt) for text in texts) + max_tokens
-    setting = Setting(model, dtype, threads, max(counts), context, in_process, ("--exits", exits))
+    setting = Setting(
+        model, dtype, threads, max(counts), context, in_process, exits, str(heads) if heads else None, drop_confidence, cache_mib
+    )  # fmt: skip
     cores = choose_cores() if threads == 1 and not in_process else Cores()
     pin(0, cores.edge)
     console = Console(stderr=True)
@@ -184,32 +134,8 @@ class _Report:
             write_atomically(self._path, {**self._head, "complete": complete, "rows": rows})
 
 
-def machine() -> dict[str, Any]:
-    """What a report says of where it was measured."""
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
-    }
-
-
-def counts_from(text: str) -> list[int]:
-    """Numbers of sessions.
-
-    Raises:
-        UsageError: that is not what it says.
-    """
-    try:
-        counts = [int(part) for part in text.split(",")]
-    except ValueError:
-        counts = []
-    if not counts or min(counts) < 1:
-        raise UsageError(f"sessions are {text!r}; give numbers from 1 on with commas between, such as 1,4,16.")
-    return counts
-
-
 _SETTINGS = (
-    "draft_length", "token_ms", "pause_ms", "rtt_ms", "window", "ahead", "max_tokens", "seconds", "warm_up", "check", "exits",
+    "draft_length", "token_ms", "pause_ms", "rtt_ms", "window", "ahead", "max_tokens", "seconds", "warm_up", "check",
 )  # fmt: skip
 
 

@@ -17,12 +17,12 @@ from foredraft_shared.version import version
 
 from ..processes import Cores, choose_cores, pin, stop_on_termination
 from ..report import check_writable, write_atomically
-from .command import Setting, counts_from, known_texts, machine, serving
 from .device import Habits, KnownText
 from .exchange import Exchange
 from .others import InLlamaServer, InTransformers
 from .pattern import independent
 from .rows import learn, measure
+from .setting import Setting, counts_from, known_texts, machine, serving
 
 __all__ = ["compare_serving"]
 

@@ -56,6 +56,17 @@ class Row:
     """Time in the target for each committed token."""
     busy_share: float
     """Time in passes, of all time: near 1 the server is the limit."""
+    chained: int
+    """Drafts that came before the text they build on was committed."""
+    chained_hits: int
+    """Of these, drafts whose assumption came true."""
+    rows: int
+    rows_dropped: int
+    """At exits, of ``rows``."""
+    rounds: int
+    """With drafted tokens, judged."""
+    dropped_wrongly: int
+    """Of these, rounds that needed a second pass, since a dropped row would have counted."""
     texts: int
     """Written to their end and found right, or not known."""
     resumes: int
@@ -175,6 +186,12 @@ def _row(
         queue_ms=_ratio(gained("round_queue_seconds_sum") * 1000.0, queued),
         compute_s_per_token=_ratio(gained("model_seconds_total"), generated),
         busy_share=spent_s / seconds,
+        chained=round(gained("chained_rounds_received_total")),
+        chained_hits=round(gained("chained_rounds_hit_total")),
+        rows=round(gained("pass_rows_sum")),
+        rows_dropped=round(gained("rows_dropped_total")),
+        rounds=round(drafts),
+        dropped_wrongly=round(gained("rounds_passed_twice_total")),
         texts=sum(each.texts for each in seen),
         resumes=sum(each.resumes for each in seen),
         refusals=sum(each.refusals for each in seen),

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from foredraft_bench.load.driving import Drive
 from foredraft_bench.load.exchange import InProcess
 from foredraft_bench.load.pattern import Pattern, independent, recorded
 from foredraft_bench.load.rows import Row, WrongText, learn, markdown, measure
+from foredraft_bench.load.setting import Setting
 from foredraft_cloud.engine import EngineOptions
 from foredraft_cloud.toy import ToyTarget
 from foredraft_shared.errors import ServerRefused, UsageError
@@ -198,6 +200,15 @@ def test_a_recorded_pattern_repeats_what_drafts_came_to(tmp_path: Path):
         recorded(tmp_path / "empty.jsonl")
     with pytest.raises(UsageError, match="from 0 to 1"):
         independent(1.5)
+
+
+def test_a_server_is_started_with_what_was_asked_for():
+    plain = Setting("m", "float32", 2, 4, 100)
+    assert plain.options == [
+        "--dtype", "float32", "--threads", "2", "--context", "100", "--max-sessions", "5", "--exits", "none",
+    ]  # fmt: skip
+    dropping = replace(plain, exits=None, heads="h.safetensors", drop_confidence=0.9, cache_mib=7)
+    assert dropping.options[8:] == ["--heads", "h.safetensors", "--drop-confidence", "0.9", "--cache-mib", "7"]
 
 
 @contextmanager
