@@ -16,7 +16,8 @@ from toy_world import World, Writer
 
 from foredraft_edge.drafters.base import Drafter
 from foredraft_edge.link import Link
-from foredraft_edge.loop import Commit, LoopOptions, RoundLoop
+from foredraft_edge.loop import Commit, RoundLoop
+from foredraft_edge.options import LoopOptions
 from foredraft_edge.planner import Planner
 from foredraft_edge.saved import SavedText, take_up
 from foredraft_shared.errors import ForedraftError, Overloaded

@@ -22,7 +22,8 @@ from foredraft_cloud.target import ExitView, Run
 from foredraft_cloud.toy import ToyPass, ToyTarget
 from foredraft_edge.drafters.base import Drafter
 from foredraft_edge.link import Link
-from foredraft_edge.loop import Commit, LoopOptions, RoundLoop
+from foredraft_edge.loop import Commit, RoundLoop
+from foredraft_edge.options import LoopOptions
 from foredraft_edge.planner import Planner
 from foredraft_shared.clock import ManualClock
 from foredraft_shared.ledger import Ledger

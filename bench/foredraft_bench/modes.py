@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from foredraft_edge.client import Client, RequestMode
-from foredraft_edge.loop import LoopOptions
+from foredraft_edge.options import LoopOptions
 from foredraft_edge.planner import Planner
 from foredraft_edge.stream import TokenEvent, TokenStream
 from foredraft_shared.messages import SamplingParams, TokenId

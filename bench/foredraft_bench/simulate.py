@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from foredraft_edge.link import Link
-from foredraft_edge.loop import LoopOptions, LoopStatistics, RoundLoop
+from foredraft_edge.loop import LoopStatistics, RoundLoop
+from foredraft_edge.options import LoopOptions
 from foredraft_edge.planner import AdaptivePlanner, FixedPlanner, Planner
 from foredraft_shared.ledger import Ledger
 from foredraft_shared.messages import SamplingParams

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from foredraft_edge.loop import LoopOptions
+from foredraft_edge.options import LoopOptions
 from foredraft_edge.planner import FixedPlanner
 
 __all__ = ["SINGLE_HEAD", "SingleHeadPlanner"]

@@ -71,6 +71,12 @@ class Flight:
     repeated: bool = False
     """Nobody knows which of its sendings the verdict answers, so it is no sample of the round trip (Karn's algorithm)."""
 
+    @property
+    def outlook(self) -> list[float]:
+        """The draft's probability of every token it adds to the path: of the guess it is chained on, then of its own."""
+        guess = [] if self.guess_probability is None else [self.guess_probability]
+        return [*guess, *self.probabilities]
+
 
 class Accounts:
     """The books of one text.

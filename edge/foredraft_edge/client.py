@@ -35,7 +35,8 @@ from foredraft_shared.transports.base import Transport
 from .conversation import OnDisconnect
 from .drafters.base import Drafter
 from .link import Link
-from .loop import Commit, LoopOptions, RoundLoop
+from .loop import Commit, RoundLoop
+from .options import LoopOptions
 from .planner import AdaptivePlanner, FixedPlanner, Planner
 from .saved import SavedText, SessionFile, load_text, take_up
 from .stream import Generation, TokenStream, standing, write_alone

@@ -16,7 +16,7 @@ from foredraft_shared.traces import TraceWriter
 
 from .client import Client, Prompt, RequestMode
 from .conversation import OnDisconnect
-from .loop import LoopOptions
+from .options import LoopOptions
 from .saved import load_text
 from .screen import STYLES, Screen, statistics_lines
 from .stream import TokenStream

@@ -27,7 +27,8 @@ from .doctor import Answer, Finding, Trial
 from .doctor_device import guarded, open_draft, within
 from .drafters.base import Drafter
 from .link import Link, error_from
-from .loop import LoopOptions, RoundLoop
+from .loop import RoundLoop
+from .options import LoopOptions
 from .planner import AdaptivePlanner
 
 __all__ = ["examine_server"]

@@ -33,36 +33,21 @@ from foredraft_shared.messages import (
 )
 from foredraft_shared.traces import RoundRecord
 
-from .accounts import Accounts, Flight, LoopStatistics
-from .conversation import Conversation, Journal, OnDisconnect, Request
+from .accounts import Accounts, LoopStatistics
+from .conversation import Conversation, Journal, Request
 from .deadlines import Deadlines
 from .drafters.base import Drafter
 from .link import Link, error_from
+from .options import LoopOptions
 from .path import Path
 from .planner import Plan, Planner
 from .provisional import Provisional
 from .watch import SessionState
 
-__all__ = ["Commit", "LoopOptions", "LoopStatistics", "RoundLoop"]
+__all__ = ["Commit", "LoopStatistics", "RoundLoop"]
 
 _READING_MS = 20.0
 """The drafter reads a long text in pieces of about this: between them the loop looks at the link."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoopOptions:
-    """What the loop may do."""
-
-    ahead: bool = True
-    """Draft on while a round is in flight; without it the device waits for each verdict."""
-    window: int = 2
-    """Rounds in flight at most; 1 never chains."""
-    chain_confidence: float = 0.15
-    """A chained round is sent if what it assumes is at least this probable: below, it is only bytes."""
-    hints: bool = True
-    timeout_s: float = 30.0
-    """Silence after which the server is given up."""
-    on_disconnect: OnDisconnect = "wait"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +105,7 @@ class RoundLoop:
         self._stop_tokens = frozenset(stop_tokens)
         self._limit: Position = ledger.prompt_length + max_tokens
         self._max_draft = max_draft
-        self._options = options or LoopOptions()
+        self._options = options = options or LoopOptions()
         self._clock_ns = clock_ns
         self._path = Path(drafter, params, self._stop_tokens, clock_ns) if drafter is not None else None
         self._accounts = Accounts(ledger.session.hex()[:8], planner, observe, clock_ns, epoch_ns)
@@ -128,7 +113,6 @@ class RoundLoop:
         """Whether the last look at the link found a message."""
         self._provisional = Provisional()
         self._deadlines = Deadlines(clock_ns, deadline_ns)
-        options = self._options
         self._conversation = Conversation(
             link,
             ledger,
@@ -226,8 +210,7 @@ class RoundLoop:
         """Hand out what the path holds behind the committed text, unverified."""
         path, ledger = self._path, self._ledger
         assert path is not None
-        if path.start < ledger.length:  # the cloud has been writing alone
-            path.reset(ledger.tokens)
+        path.catch_up(ledger.tokens)
         start, tokens = self._provisional.untold(path.tokens[: self._limit], ledger.length)
         if tokens:
             self.statistics.provisional += len(tokens)
@@ -285,8 +268,7 @@ class RoundLoop:
                 path.reset(ledger.tokens)  # speculation is to follow: the drafter reads meanwhile
             return
         assert path is not None
-        if path.start < ledger.length:  # the cloud has been writing alone
-            path.reset(ledger.tokens)
+        path.catch_up(ledger.tokens)
         if self._options.ahead and written == 0 and path.start == ledger.length and not path.probabilities:
             # The server reads the prompt and writes its first token meanwhile: ask for that with an empty draft.
             self._send_draft(path)
@@ -363,12 +345,11 @@ class RoundLoop:
 
     def _assumption(self, path: Path) -> float:
         """Probability that the text which the next draft builds on will be committed."""
-        probabilities = [
-            probability for flight in self._conversation.flights.values() for probability in flight.probabilities
-        ]
-        guesses = [flight.guess_probability for flight in self._conversation.flights.values()]
-        known = [guess for guess in (*guesses, path.guess_probability) if guess is not None]
-        return self._planner.survival([*probabilities, *known])
+        return self._planner.survival([*self._in_flight(), *path.guessed])
+
+    def _in_flight(self) -> list[float]:
+        """The draft's probability of every token that rounds in flight add to the text."""
+        return [each for flight in self._conversation.flights.values() for each in flight.outlook]
 
     def _send_draft(self, path: Path) -> None:
         assuming = path.tokens[self._ledger.length : path.start]
@@ -476,15 +457,10 @@ class RoundLoop:
         if held == expected:
             return
         unguessed = held == expected[:-1]  # the path ends before the token that the hint tells
-        if unguessed or hint.confidence > self._belief(flight, path):
+        if unguessed or hint.confidence > self._planner.survival([*flight.probabilities, *path.guessed]):
             path.turn(request.base, expected, hint.confidence)
             flight.record.restarted_on_hint = not unguessed
             self.statistics.restarts_on_hint += not unguessed
-
-    def _belief(self, flight: Flight, path: Path) -> float:
-        """Probability that the round in flight ends as the path says."""
-        guess = (path.guess_probability,) if path.guess_probability is not None else ()
-        return self._planner.survival([*flight.probabilities, *guess])
 
     # --- when something goes wrong
 
@@ -509,24 +485,12 @@ class RoundLoop:
 
     def _start_over(self) -> None:
         """Give up what is in flight: what it held becomes the next draft, from the committed text on."""
-        path, probabilities = self._path, self._outlook()
+        path = self._path
+        outlook = [] if path is None else [*self._in_flight(), *path.guessed, *path.probabilities]
         self._ledger.abandon()
         self._conversation.flights.clear()
         if path is not None:
-            path.absorb(self._ledger.tokens, probabilities)
-
-    def _outlook(self) -> list[float]:
-        """The draft's probability of every token that the path holds behind the committed text."""
-        path, outlook = self._path, list[float]()
-        if path is None:
-            return outlook
-        for flight in self._conversation.flights.values():
-            if flight.guess_probability is not None:
-                outlook.append(flight.guess_probability)
-            outlook.extend(flight.probabilities)
-        if path.guess_probability is not None:
-            outlook.append(path.guess_probability)
-        return [*outlook, *path.probabilities]
+            path.absorb(self._ledger.tokens, outlook)
 
     def _resume(self) -> None:
         self._start_over()

@@ -64,6 +64,11 @@ class Path:
         return self._drafter.tokens
 
     @property
+    def guessed(self) -> list[float]:
+        """The probability of the guess before the next draft, if there is one."""
+        return [] if self.guess_probability is None else [self.guess_probability]
+
+    @property
     def guess_missing(self) -> bool:
         """The path does not yet reach to where the next draft begins."""
         return len(self._drafter.tokens) < self.start
@@ -77,6 +82,11 @@ class Path:
         """Hold exactly ``tokens``, keeping of the drafter's cache what agrees; the next draft begins there."""
         follow(self._drafter, tokens)
         self._restart(len(tokens))
+
+    def catch_up(self, committed: Sequence[TokenId]) -> None:
+        """Follow ``committed`` where the path ends before it: the cloud has been writing alone."""
+        if self.start < len(committed):
+            self.reset(committed)
 
     @property
     def unread(self) -> int:

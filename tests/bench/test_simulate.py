@@ -8,7 +8,7 @@ import pytest
 
 from foredraft_bench.simulate import planner_for, simulate, waiting_ms_per_token
 from foredraft_bench.virtual_models import Exit, Skill, Times
-from foredraft_edge.loop import LoopOptions
+from foredraft_edge.options import LoopOptions
 from foredraft_shared.transports.recording import LinkRecording
 from foredraft_shared.transports.relay import LinkSettings
 

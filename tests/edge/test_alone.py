@@ -9,7 +9,7 @@ from toy_world import ToyDrafter, World, Writer, continuation
 
 from foredraft_cloud.engine import EngineOptions
 from foredraft_edge.conversation import OnDisconnect
-from foredraft_edge.loop import LoopOptions
+from foredraft_edge.options import LoopOptions
 from foredraft_edge.planner import FixedPlanner
 from foredraft_edge.watch import SessionState
 from foredraft_shared.errors import DeadlineMissed, LinkLost, Overloaded

@@ -24,7 +24,7 @@ from foredraft_cloud.sessions import MAX_AHEAD
 from foredraft_cloud.toy import toy_scores
 from foredraft_edge.drafters.base import Proposal
 from foredraft_edge.drafters.text import Text as DraftText
-from foredraft_edge.loop import LoopOptions
+from foredraft_edge.options import LoopOptions
 from foredraft_edge.planner import AdaptivePlanner, FixedPlanner, Planner
 from foredraft_shared.errors import DeadlineMissed, LinkLost, Overloaded, SessionUnknown
 from foredraft_shared.messages import SamplingParams, TokenId

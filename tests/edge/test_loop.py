@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from toy_world import VOCABULARY, ToyDrafter, World, Writer, continuation
 
 from foredraft_cloud.engine import EngineOptions
-from foredraft_edge.loop import LoopOptions
+from foredraft_edge.options import LoopOptions
 from foredraft_edge.planner import AdaptivePlanner, FixedPlanner, Planner
 from foredraft_shared.errors import LinkLost, Overloaded, PromptTooLong, UsageError
 from foredraft_shared.messages import SamplingParams

@@ -26,7 +26,7 @@ from toy_world import VOCABULARY, ToyDrafter, continuation
 
 from foredraft_cloud.toy import ToyPass, ToyTarget
 from foredraft_edge import AsyncClient, Client
-from foredraft_edge.loop import LoopOptions
+from foredraft_edge.options import LoopOptions
 from foredraft_shared.errors import (
     AddressInUse,
     ForedraftError,

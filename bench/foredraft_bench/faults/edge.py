@@ -25,7 +25,7 @@ from foredraft_edge.client import Client, RequestMode
 from foredraft_edge.conversation import OnDisconnect
 from foredraft_edge.drafters.base import Drafter
 from foredraft_edge.drafters.loading import load_drafter
-from foredraft_edge.loop import LoopOptions
+from foredraft_edge.options import LoopOptions
 from foredraft_edge.stream import TokenEvent, TokenStream
 from foredraft_shared.errors import DeadlineMissed, ForedraftError
 from foredraft_shared.models import Tokenizer, open_model
