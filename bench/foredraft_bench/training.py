@@ -1,4 +1,4 @@
-"""``foredraft train``: make a draft and exit heads for a target: collect its answers, train, evaluate.
+"""Make a draft and exit heads for a target: collect its answers, train, evaluate.
 
 Collecting and training a draft are the cloud's (:mod:`foredraft_cloud.training.commands`); what runs the device's side, too,
 is here.

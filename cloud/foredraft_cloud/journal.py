@@ -40,7 +40,9 @@ def configure_logs(form: str, level: str) -> None:
     if level not in LOG_LEVELS:
         raise UsageError(f"log level is {level!r}; choose {', '.join(LOG_LEVELS)}.")
     as_json = form == "json"
-    renderer = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(sys.stderr.isatty())
+    renderer = (
+        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

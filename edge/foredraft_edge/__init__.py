@@ -2,6 +2,6 @@
 
 from .aio import AsyncClient
 from .client import Client
-from .stream import Generation, TokenEvent, TokenStream
+from .stream import Generation, TokenEvent, TokenStream, standing
 
-__all__ = ["AsyncClient", "Client", "Generation", "TokenEvent", "TokenStream"]
+__all__ = ["AsyncClient", "Client", "Generation", "TokenEvent", "TokenStream", "standing"]

@@ -224,12 +224,14 @@ class RoundLoop:
 
     def _lapse(self) -> Generator[Commit, None, None]:
         """A deadline has passed: hand out what there is."""
-        path, ledger = self._writing, self._ledger
+        path, ledger, deadlines = self._writing, self._ledger, self._deadlines
+        lapsed_ns = deadlines.step_ns
         if path is not None and path.start >= ledger.length and self._options.on_disconnect == "edge":
             yield from self._tell()
-        self._deadlines.step_ns = None
-        if not self._deadlines.text_over:
-            yield from self._hand_out(Commit(ledger.length, (), 0, ""))
+        if not deadlines.text_over:
+            if deadlines.step_ns == lapsed_ns:  # else the caller had enough, and is in another step by now
+                deadlines.step_ns = None
+                yield from self._hand_out(Commit(ledger.length, (), 0, ""))
             return
         self.finish = "deadline"
         if not ledger.written and not self._provisional:

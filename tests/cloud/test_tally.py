@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from toy_world import VOCABULARY, continuation
 
 from foredraft_cloud.engine import Engine, EngineOptions
-from foredraft_cloud.journal import Journal, configure_logs
+from foredraft_cloud.journal import LOG_FORMATS, Journal, configure_logs
 from foredraft_cloud.metrics import ServerCollector, registry_of
 from foredraft_cloud.observer import Observer, PassSeen, Together
 from foredraft_cloud.part import Part
@@ -314,6 +314,18 @@ def test_the_journal_names_session_and_device_once_and_never_a_token():
     assert [(line["code"], line["session"]) for line in refusals] == [("overloaded", "00000000")]
     assert [line["why"] for line in lines if line["event"] == "session closed"] == ["revoked"]
     assert not any("42" in str(value) for line in lines for value in line.values())
+
+
+@pytest.mark.parametrize("form", LOG_FORMATS)
+def test_a_log_that_goes_into_a_file_has_no_colours(form: str, capsys: pytest.CaptureFixture[str]):
+    try:
+        configure_logs(form, "info")
+        structlog.get_logger().info("draining", sessions=2)
+    finally:
+        structlog.reset_defaults()
+    line = capsys.readouterr().err
+    assert "draining" in line
+    assert "\x1b" not in line
 
 
 @pytest.mark.parametrize("wrong", [("yaml", "info"), ("json", "loud")])

@@ -286,7 +286,9 @@ def test_steps_end_by_their_deadline_and_the_text_is_the_law_s(on_disconnect, co
         known = len(writer.text) + len(writer.provisional)
         writer.loop.step(writer.ledger.prompt_length + known + count, round((begun + step_s) * 1e9))
         while writer.step():
-            if not writer.commits[-1][1].tokens or len(writer.text) + len(writer.provisional) >= known + count:
+            at, commit = writer.commits[-1]
+            assert commit.tokens or at >= begun + step_s - 1e-6, "given up before the deadline"
+            if not commit.tokens or len(writer.text) + len(writer.provisional) >= known + count:
                 break
         assert world.clock.now() - begun <= step_s + 0.02
         if writer.loop.finish:

@@ -36,15 +36,16 @@ def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("program", "said"),
+    ("program", "how", "said"),
     [
-        ("one_prompt.py", "drafted tokens were confirmed"),
-        ("asyncio_two_prompts.py", "[sea] ("),
-        ("watch_the_planner.py", "the same text both times"),
+        ("one_prompt.py", [], "drafted tokens were confirmed"),
+        ("asyncio_two_prompts.py", [], "[sea] ("),
+        ("watch_the_planner.py", [], "the same text both times"),
+        ("control_loop.py", ["--break-at-s", "0.1", "--break-s", "0.7"], "the plan is the undisturbed one"),
     ],
 )
-def test_it_runs(options: list[str], program: str, said: str) -> None:
-    done = run(program, *options)
+def test_it_runs(options: list[str], program: str, how: list[str], said: str) -> None:
+    done = run(program, *options, *how)
     assert (done.returncode, done.stderr) == (0, "")
     assert said in done.stdout
 

@@ -1,4 +1,4 @@
-"""``foredraft train collect`` and ``foredraft train draft``: a draft for any target, on this machine."""
+"""``foredraft train``: a draft and exit heads for any target, on this machine."""
 
 from __future__ import annotations
 
