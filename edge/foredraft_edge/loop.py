@@ -280,6 +280,8 @@ class RoundLoop:
         path = self._path
         if path is None or not (self._writing or self.plan.tokens is not None):
             return False
+        if self._speculating and not self._alone and self._complete(path):
+            return False  # nothing will be drafted: a length of 0 is one remote call a token
         return path.unread > 0 and self._deadlines.left_ms > _READING_MS
 
     def _read(self) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from foredraft_bench.metrics import Answer
 from foredraft_bench.report import as_json, check_writable, first_difference, table, write_atomically
-from foredraft_bench.runs import schedule
+from foredraft_bench.runs import in_time, schedule
 from foredraft_shared.errors import UsageError
 
 
@@ -86,3 +86,19 @@ def test_modes_take_turns() -> None:
         (0, "a"), (0, "b"), (0, "c"),
         (1, "b"), (1, "c"), (1, "a"),
     ]  # fmt: skip
+
+
+def test_prompts_are_left_out_whole_where_time_is_short() -> None:
+    now = [0.0]
+
+    def written(until: float, seconds: float) -> list[tuple[int, str]]:
+        now[0] = 0.0
+        taken = []
+        for turn in in_time(schedule(3, ["cloud", "ahead"]), until, lambda: now[0]):
+            now[0] += seconds
+            taken.append(turn)
+        return taken
+
+    assert len(written(6.0, 1.0)) == 6
+    assert written(5.9, 1.0) == list(schedule(2, ["cloud", "ahead"]))  # the third would be done at 6
+    assert written(0.0, 1.0) == list(schedule(1, ["cloud", "ahead"]))  # one at least

@@ -354,3 +354,17 @@ def test_time_of_the_caller_is_not_the_loop_s():
     statistics = writer.loop.statistics
     assert statistics.overhead_us == 0
     assert statistics.waiting_us < 3_000_000
+
+
+def test_one_remote_call_a_token_leaves_the_drafter_alone():
+    class Unread(ToyDrafter):
+        reads = 0
+
+        def read(self, limit: int) -> int:
+            self.reads += limit
+            return 1  # there is always something it could read
+
+    world, drafter = World(), Unread()
+    writer = world.writer(PROMPT, GREEDY, drafter, FixedPlanner(0), max_tokens=12, options=LoopOptions(ahead=False))
+    assert writer.write() == continuation(PROMPT, GREEDY, 12)
+    assert drafter.reads == 0

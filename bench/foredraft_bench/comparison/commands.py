@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import math
 import shlex
@@ -136,10 +137,10 @@ def _carry_out(plan: Plan, out: Path, minutes: float | None) -> None:
     _check_folder(out)
     stop_on_termination()
     console = Console(stderr=True)
-    machine = describe_machine()  # before we bind ourselves to one core
-    plan = Plan(plan.pair.named(), plan.cells, plan.prompts, plan.sampling, plan.past_the_end, plan.warm_up_tokens)
-    report = _empty_report(plan, machine)
     began = time.monotonic()
+    machine = describe_machine()  # before we bind ourselves to one core
+    plan = dataclasses.replace(plan, pair=plan.pair.named())
+    report = _empty_report(plan, machine)
 
     def saved() -> None:
         report.took_s = round(time.monotonic() - began, 1)
@@ -161,7 +162,7 @@ def _carry_out(plan: Plan, out: Path, minutes: float | None) -> None:
                     if mode and time.monotonic() > ends:
                         raise _TimeIsUp
 
-                measure(plan, stage, power, report.cells, in_time, saved)
+                measure(plan, stage, power, report.cells, in_time, saved, until=began + plan.within_s)
         report.complete = True
     except _TimeIsUp:
         console.print(f"The {minutes:g} minutes are over.", highlight=False)

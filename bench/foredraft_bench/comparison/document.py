@@ -66,6 +66,8 @@ class CellResult:
     runs: int
     """As planned; a run that was cut off has fewer samples."""
     prompts: int
+    answered: int | None = None
+    """Answers that each mode gave on each device, if all were finished; ``runs`` times ``prompts``, unless time was short."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Modes that could not run here, and why."""
     samples: dict[str, tuple[Sample, ...]] = field(default_factory=dict)

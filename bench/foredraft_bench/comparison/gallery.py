@@ -38,7 +38,8 @@ def gallery(report: Report) -> Iterator[Piece]:
         "Speed-up against round trip",
         pictures.speed_against_round_trip(report, over_networks),
         "Above 1: faster than the cloud alone. Each line is a mode; the bars reach from the lowest run to the highest. Edge "
-        "alone does not depend on the network, and writes the small model's text: it is shown, and not compared.",
+        "alone does not depend on the network, and writes the draft model's text: it is told in the legend if it lies above, and "
+        "not compared. The break-even is read off the straight line between two networks: about there.",
         "The cloud alone was not measured beside another mode.",
     )
     if len(by_length) > 1:

@@ -86,6 +86,8 @@ def networks(profiles: str, rtts: str) -> tuple[Network, ...]:
     return tuple(found) or _QUICK_NETWORKS
 
 
+_QUICK_S = 260.0
+"""So that loading, drawing and a last prompt on a slow machine stay under five minutes."""
 _QUICK_NETWORKS = tuple(Network(name, PROFILES[name]) for name in ("lan", "5g", "lte"))
 
 
@@ -122,6 +124,8 @@ class Plan:
     """Write on where the model would stop, so that answers have their full length."""
     warm_up_tokens: int = 12
     """Written in each mode before each cell, and thrown away; the planner learns from them."""
+    within_s: float = math.inf
+    """From the command's beginning: what does not fit in is left out, evenly over the cells."""
 
     def prompts_of(self, cell: Cell) -> tuple[str, ...]:
         """The prompts that are answered in a cell."""
@@ -144,8 +148,8 @@ def cross(
 
 
 def quick(pair: Pair) -> Plan:
-    """A first impression in under five minutes on two cores with a small target."""
-    return Plan(pair, cross(_QUICK_NETWORKS, (40,), (1,), DEFAULT_MODES, runs=2))
+    """A first impression in under five minutes on two cores with a small target; a slow machine answers fewer prompts."""
+    return Plan(pair, cross(_QUICK_NETWORKS, (40,), (1,), DEFAULT_MODES, runs=2), within_s=_QUICK_S)
 
 
 def full(pair: Pair, recording: Network | None = None) -> Plan:

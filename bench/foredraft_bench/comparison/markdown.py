@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .document import CellResult, Report
 from .figures import Figures, Spread
-from .words import conditions_told, number, planner_told, share, spread_told
+from .words import conditions_told, draft_told, number, planner_told, share, spread_told
 
 __all__ = ["as_markdown"]
 
@@ -23,6 +23,7 @@ def as_markdown(report: Report) -> str:
         + ("" if report.complete else f". **Partial: {len(report.cells)} of {report.planned_cells} cells**"),
         "; ".join(f"{name}: {value}" for name, value in report.machine.items()) + ".",
         _verdict(report),
+        *filter(None, [draft_told(set_up)]),
     ]
     for cell in report.cells:
         parts += [
@@ -31,7 +32,7 @@ def as_markdown(report: Report) -> str:
             _table(report, cell),
         ]
         if "auto" in cell.figures():
-            parts.append(f"The planner: {planner_told(cell.figures()['auto'])}.")
+            parts.append(f"The planner: {planner_told(cell)}.")
         parts += [f"Left out: *{report.label(name)}*: {reason}." for name, reason in cell.skipped.items()]
         if cell.peak_memory_mib:
             told = ", ".join(f"{name} {value:.0f} MiB" for name, value in cell.peak_memory_mib.items())

@@ -6,6 +6,7 @@ machine that does other things. Nothing is lost when it is interrupted: what has
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -19,7 +20,7 @@ from foredraft_shared.messages import TokenId
 from ..metrics import Answer
 from ..modes import MODES, Place, Task
 from ..prompts import WARM_UP
-from ..runs import schedule
+from ..runs import in_time, schedule
 from ..stage import Connected, Stage, encoded
 from .document import CellResult, Difference, ModeTold
 from .grid import Cell, Plan
@@ -43,20 +44,31 @@ def modes_told(names: Sequence[str]) -> tuple[ModeTold, ...]:
 
 
 def measure(
-    plan: Plan, stage: Stage, power: PowerMeter, found: list[CellResult], progress: Progress, saved: Callable[[], None]
+    plan: Plan,
+    stage: Stage,
+    power: PowerMeter,
+    found: list[CellResult],
+    progress: Progress,
+    saved: Callable[[], None],
+    *,
+    until: float = math.inf,
 ) -> None:
     """Measure everything that was planned.
 
     Args:
         found: results are put there as they come; a cell is there from its first answer on.
         saved: called after each cell, to write down what there is.
+        until: by ``time.monotonic``: each cell has the same share of the time left, and what does not fit into it is left
+            out, whole prompts at a time; each cell has at least one.
 
     Raises:
         PromptTooLong: before anything is measured.
         ForedraftError: the cloud or a mode failed.
     """
     longest = max(cell.tokens for cell in plan.cells)
-    for cell in plan.cells:
+    for index, cell in enumerate(plan.cells):
+        now = time.monotonic()
+        cell_until = now + (until - now) / (len(plan.cells) - index)
         with stage.connected(
             cell.network.settings,
             recording=cell.network.recording,
@@ -64,7 +76,7 @@ def measure(
             seed=plan.sampling.seed,
         ) as connected:
             prompts = encoded(connected.places[0].client, plan.prompts, longest, "--lengths")
-            _Measurement(plan, stage, power, connected, cell, prompts[: cell.prompts], progress).into(found)
+            _Measurement(plan, stage, power, connected, cell, prompts[: cell.prompts], progress).into(found, cell_until)
         saved()
     progress(plan.cells[-1], "", expected_ms(plan, plan.cells[-1], ""))
 
@@ -90,7 +102,7 @@ class _Measurement:
     prompts: Sequence[Sequence[TokenId]]
     progress: Progress
 
-    def into(self, found: list[CellResult]) -> None:
+    def into(self, found: list[CellResult], until: float) -> None:
         cell, network = self.cell, self.cell.network
         result = CellResult(
             network.name,
@@ -108,7 +120,8 @@ class _Measurement:
         samples: dict[str, list[Sample]] = {name: [] for name in modes}
         found.append(result)
         done_ms = 0.0
-        for turn, name in schedule(len(self.prompts) * cell.runs, modes):
+        planned = len(self.prompts) * cell.runs
+        for turn, name in in_time(schedule(planned, modes), until):
             self.progress(cell, name, done_ms)
             run, prompt = divmod(turn, len(self.prompts))
             before = self.power.joules()
@@ -118,10 +131,11 @@ class _Measurement:
             for device, (index, answer) in enumerate(answers):
                 samples[name].append(boil_down(answer, prompt=index, run=run, device=device, joules=joules))
             result.samples = {each: tuple(held) for each, held in samples.items() if held}
-            if run == cell.runs - 1 and prompt == 0:
+            if prompt == 0:
                 result.typical[name] = typical_rounds(answers[0][1])
             result.difference = result.difference or self._difference(samples)
             done_ms = expected_ms(self.plan, cell, name)
+            result.answered = turn + 1
         self.progress(cell, "", done_ms)
         processes = {"edge": os.getpid(), "cloud": self.stage.cloud.pid, "network": self.connected.link_pid}
         result.peak_memory_mib = peak_memory_mib(processes)

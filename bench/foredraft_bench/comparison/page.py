@@ -12,7 +12,7 @@ from foredraft_shared.errors import UsageError
 from .document import BASELINE, CellResult, Report
 from .figures import Figures, Spread
 from .gallery import gallery
-from .words import conditions_told, number, planner_told, share, spread_told
+from .words import conditions_told, draft_told, number, planner_told, share, spread_told
 
 __all__ = ["as_page", "write_page"]
 
@@ -104,6 +104,8 @@ def _summary(report: Report) -> str:
     if not report.differences:
         labels = [mode.label for mode in report.modes if mode.lossless]
         told.append(f"<p>{escape(', '.join(labels))} wrote <strong>identical tokens</strong> in every run.</p>")
+    if draft := draft_told(report.set_up):
+        told.append(f'<p class="note">{escape(draft)}</p>')
     rows = []
     for cell in report.cells:
         speed_ups = {
@@ -129,10 +131,9 @@ def _counts(report: Report, name: str) -> bool:
 def _planner(report: Report) -> str:
     rows = []
     for cell in report.cells:
-        figures = cell.figures().get("auto")
-        if figures is not None:
+        if "auto" in cell.figures():
             ratio = cell.speed_ups().get("auto")
-            rows.append((cell.title, spread_told(ratio, 2), planner_told(figures)))
+            rows.append((cell.title, spread_told(ratio, 2), planner_told(cell)))
     if not rows:
         return "<p>The planner was not asked.</p>"
     return _html_table(("cell", "speed-up", "what and why"), rows, wrap_last=True)

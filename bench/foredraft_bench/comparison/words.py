@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .document import CellResult
-from .figures import Figures, Spread
+from .document import BASELINE, CellResult, SetUp
+from .figures import Spread
 
-__all__ = ["conditions_told", "number", "planner_told", "share", "spread_told"]
+__all__ = ["conditions_told", "draft_told", "number", "planner_told", "share", "spread_told"]
 
 
 def number(value: float | None, digits: int) -> str:
@@ -31,13 +31,38 @@ def spread_told(spread: Spread | None, digits: int) -> str:
 def conditions_told(cell: CellResult) -> str:
     """How much was asked for in a cell."""
     told = ((cell.prompts, "prompt"), (cell.runs, "run"), (cell.devices, "device"))
-    return ", ".join(f"{count} {what}" if count == 1 else f"{count} {what}s" for count, what in told)
+    asked = ", ".join(f"{count} {what}" if count == 1 else f"{count} {what}s" for count, what in told)
+    planned = cell.prompts * cell.runs
+    if cell.answered is None or cell.answered >= planned:
+        return asked
+    return f"{asked}; for want of time only {cell.answered} of {planned} answers a mode"
 
 
-def planner_told(figures: Figures) -> str:
-    """What the planner chose and why, of the figures of the mode in which it is free to."""
+def draft_told(set_up: SetUp) -> str:
+    """What to know about the draft model before its figures are read; empty where its name says it."""
+    if set_up.draft != f"onnx-int8:{set_up.target}":
+        return ""
+    return (
+        "The draft is no small model here but the target itself with weights of 8 bits, as none was trained for this target: it "
+        "foresees nearly every token, and takes long for a draft. The figures show what the runtime does, not what a small draft "
+        "would gain."
+    )
+
+
+def planner_told(cell: CellResult) -> str:
+    """What the planner chose and why, and whether the figures of the cell agree."""
+    all_figures = cell.figures()
+    figures = all_figures["auto"]
     if figures.speculated is None or not figures.decisions:
         return "nothing was decided"
     last = figures.decisions[-1]
     mode = {"speculate": "edge and cloud together", "cloud": "the cloud alone"}.get(last.mode, last.mode)
-    return f"{figures.speculated:.0%} of the tokens came from speculation; at the end {mode}, because {last.reason}"
+    told = f"{figures.speculated:.0%} of the tokens came from speculation; at the end {mode}, because it believed: {last.reason}"
+    paces = {name: each.ms_per_token.median for name, each in all_figures.items() if each.ms_per_token is not None}
+    if not {"auto", "ahead", BASELINE} <= paces.keys():
+        return told
+    excess = paces["auto"] / min(paces["ahead"], paces[BASELINE]) - 1.0
+    return (
+        f"{told}. Measured: drafting ahead {paces['ahead']:.1f}, the cloud alone {paces[BASELINE]:.1f}, the planner "
+        f"{paces['auto']:.1f} ms a token, {abs(excess):.0%} {'slower' if excess > 0 else 'faster'} than the better of both"
+    )

@@ -53,7 +53,7 @@ def speed_against_round_trip(report: Report, cells: Sequence[CellResult]) -> Fig
         crossing = break_even_ms(lines.get(mode, ()))
         if crossing is not None:
             axes.plot([crossing], [1.0], marker="|", markersize=16, markeredgewidth=2, color=look(mode).colour)
-    told = f" (break-even at {', '.join(crossings)})" if crossings else ""
+    told = f" (break-even at about {', '.join(crossings)})" if crossings else ""
     axes.set_title(f"Speed-up over the cloud alone{told}", loc="left")
     return picture
 
@@ -106,9 +106,15 @@ def _lines(
 
 
 def _draw(axes: Axes, report: Report, lines: dict[str, list[tuple[float, Spread]]]) -> None:
+    # The small model alone may be so fast that there would be no room for the others.
+    compared = [points for mode, points in lines.items() if mode != "edge"] or list(lines.values())
+    top = max(1.25, max(spread.highest for points in compared for _, spread in points) * 1.2)
     for mode, points in lines.items():
         drawn = look(mode)
         middle = [spread.median for _, spread in points]
+        label = report.label(mode)
+        if min(middle) > top:
+            label += f"\n(above: {min(middle):.1f}× to {max(middle):.1f}×)"
         axes.errorbar(
             [place for place, _ in points],
             middle,
@@ -123,14 +129,11 @@ def _draw(axes: Axes, report: Report, lines: dict[str, list[tuple[float, Spread]
             capsize=2.5,
             linewidth=1.6,
             elinewidth=0.9,
-            label=report.label(mode),
+            label=label,
         )
     axes.axhline(1.0, color=BLACK, linewidth=1.2, label="cloud alone, streamed:\nthe break-even")
     axes.axhspan(0.0, 1.0, color="#f4f4f4", zorder=0)
-    # The small model alone may be so fast that there would be no room for the others.
-    compared = [points for mode, points in lines.items() if mode != "edge"] or list(lines.values())
-    highest = max(spread.highest for points in compared for _, spread in points)
-    axes.set_ylim(0.0, max(1.25, highest * 1.2))
+    axes.set_ylim(0.0, top)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
     axes.set_ylabel("times as fast (bars: lowest to highest run)")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
