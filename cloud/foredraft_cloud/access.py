@@ -20,7 +20,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from foredraft_shared.transports.curve import ZAP_DOMAIN, KeyPair, server_keys
 
-from .audit import Audit, short
+from .audit import NO_KEYS, Audit, Knocks, short
 from .keys import KeyStore
 
 __all__ = ["Access"]
@@ -42,8 +42,11 @@ class Access:
     def __init__(self, store: KeyStore, keys: KeyPair, audit: Audit) -> None:
         self._store = store
         self._audit = audit
+        self._knocks = Knocks(audit)
         self._secure = server_keys(keys)
         self._revoked = store.revoked()
+        self._told_of: set[str] = set()
+        """Revoked devices whose talking on has its line."""
         self._watching: threading.Thread | None = None
         self._closing = threading.Event()
         self._monitor: zmq.Socket[bytes] | None = None
@@ -66,7 +69,9 @@ class Access:
         if not identity:
             return False  # cannot be: the authenticator names whom it lets in
         if identity in self._revoked:
-            self._audit.refused("revoked", device=self._store.name_of(identity), key=short(identity))
+            if identity not in self._told_of:  # what it had said before it was cut off is read message by message
+                self._told_of.add(identity)
+                self._audit.refused("revoked", device=self._store.name_of(identity), key=short(identity))
             return False
         return True
 
@@ -124,11 +129,11 @@ class Access:
         with self._monitor as monitor, contextlib.suppress(zmq.ContextTerminated):
             while (event := recv_monitor_message(monitor))["event"] != zmq.EVENT_MONITOR_STOPPED:
                 if event["event"] == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-                    # The other side hung up or said nothing: one without keys that has seen that we want some, say.
-                    self._audit.refused("handshake broken off")
+                    # Who has no keys may see that we want some, and hang up, before it has said so.
+                    self._knocks.hung_up()
                 elif event["value"] == _MECHANISM_MISMATCH:
-                    self._audit.refused("no encryption")
+                    self._knocks.refused(NO_KEYS)
                 elif event["value"] == _CRYPTOGRAPHIC:
-                    self._audit.refused("expects another server key")
+                    self._knocks.refused("expects another server key")
                 else:
-                    self._audit.refused("broken handshake", code=hex(event["value"]))
+                    self._knocks.refused("broken handshake", code=hex(event["value"]))

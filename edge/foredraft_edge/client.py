@@ -98,6 +98,8 @@ class Client:
         self._planners: dict[tuple[bool, int], AdaptivePlanner] = {}
         """By whether they may leave speculation, and by the rounds that may be in flight."""
         self.link: Link | None = None
+        self.greeting_s = 0.0
+        """How long it took until the server answered the greeting, or was given up."""
         self._tokenizer: Tokenizer | None = None
         self.drafter: Drafter | None = None
         if isinstance(tokenizer, Tokenizer):
@@ -109,11 +111,13 @@ class Client:
         try:
             if transport is not None or address is not None:
                 self.link = self._connect(address, transport, device)
+                begun = time.monotonic()
                 try:
                     self.link.greet(connect_timeout_s)
                 except LinkLost:
                     if require_server:
                         raise
+                self.greeting_s = time.monotonic() - begun
             target = self.welcome.model if self.welcome else None
             if isinstance(draft, str | Path):
                 self._load(draft, target, offline, threads)

@@ -47,6 +47,7 @@ OnLoss = Annotated[
 Offline = Annotated[bool, typer.Option("--offline", help="Use only models that are on this machine.")]
 
 _SERVER = "tcp://127.0.0.1:5555"
+_GREETING_S = 5.0
 
 
 def generate(
@@ -69,7 +70,12 @@ def generate(
     trace: Trace = None,
     colour: Colour = True,
     on_disconnect: OnLoss = "wait",
-    deadline_ms: Annotated[float | None, typer.Option(min=1, help="End the answer then, however far it is.")] = None,
+    deadline_ms: Annotated[
+        float | None,
+        typer.Option(
+            min=1, help="End the answer then, however far it is; the greeting counts, loading the draft does not."
+        ),
+    ] = None,
     save: Annotated[Path | None, typer.Option(help="Keep the text in this new file, to be resumed.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with a text kept by --save, in place of a prompt.")] = None,
     offline: Offline = False,
@@ -82,7 +88,9 @@ def generate(
     question = _question(prompt, prompt_file) if resume is None else ""
     SamplingParams(temperature, top_k, top_p, min_p, seed)  # what cannot be is said before anybody is called
     loss = _on_disconnect(on_disconnect)
-    with _client(server, draft, tokenizer, mode, offline) as client:
+    with _client(server, draft, tokenizer, mode, offline, loss, deadline_ms) as client:
+        if deadline_ms is not None:
+            deadline_ms = max(1.0, deadline_ms - 1000.0 * client.greeting_s)
         writer = TraceWriter(trace, {"mode": mode, "draft": draft}) if trace else None
         if resume is not None:
             stream = client.resume(
@@ -242,10 +250,25 @@ def _on_disconnect(what: str) -> OnDisconnect:
     return what  # type: ignore[return-value]
 
 
-def _client(server: str, draft: str, tokenizer: str | None, mode: str, offline: bool) -> Client:
+def _client(
+    server: str,
+    draft: str,
+    tokenizer: str | None,
+    mode: str,
+    offline: bool,
+    loss: OnDisconnect = "wait",
+    deadline_ms: float | None = None,
+) -> Client:
+    # Which draft "auto" is, only the server's model tells.
+    can_begin_alone = loss == "edge" and draft not in ("auto", "none")
+    greeting_s = _GREETING_S
+    if deadline_ms is not None:
+        greeting_s = min(greeting_s, deadline_ms / 1000.0 / (2 if can_begin_alone else 1))
     return Client(
         None if _mode(mode) == "edge" else server,
         None if draft == "none" else draft,
         tokenizer=tokenizer,
+        connect_timeout_s=greeting_s,
+        require_server=not can_begin_alone,
         offline=offline,
     )

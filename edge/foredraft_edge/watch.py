@@ -29,7 +29,7 @@ PATIENCE_FLOOR_S = 0.25
 """A server is never suspected earlier: on a busy machine a verdict may be that late."""
 PROBE_S = 0.25
 """Between two pings of a server that is gone. A ping is 14 bytes."""
-RECONNECT_S = 1.0
+RECONNECT_S = 0.5
 """Between two attempts to connect anew."""
 REPEAT_LIMIT_S = 4.0
 """Repetitions become rarer, up to this."""

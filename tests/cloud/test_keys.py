@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from foredraft_cloud.audit import printable
+from foredraft_cloud.audit import KNOCKS_S, NO_KEYS, Knocks, printable
 from foredraft_cloud.caps import Caps, Turnstile
 from foredraft_cloud.identity import certificate, server_key_pair
 from foredraft_cloud.keys import KeyStore, written_token
@@ -27,9 +27,26 @@ class Lines:
 
     def __init__(self) -> None:
         self.refusals: list[str] = []
+        self.facts: list[dict[str, object]] = []
 
     def refused(self, what: str, **facts: object) -> None:
         self.refusals.append(what)
+        self.facts.append(facts)
+
+
+def test_a_device_that_knocks_again_and_again_gets_one_line() -> None:
+    clock, audit = ManualClock(), Lines()
+    knocks = Knocks(audit, clock.now)  # type: ignore[arg-type]
+    for _ in range(3):
+        knocks.refused("expects another server key")
+        knocks.hung_up()  # it asks on a connection of its own what the server wants
+    assert audit.refusals == ["expects another server key"]
+    knocks.refused(NO_KEYS)
+    assert audit.refusals[1:] == [NO_KEYS]
+    assert audit.facts[1:] == [{"more": 5}]
+    clock.advance(KNOCKS_S)
+    knocks.hung_up()
+    assert audit.refusals[2:] == [NO_KEYS]
 
 
 def test_of_many_at_once_one_uses_a_token(tmp_path: Path) -> None:

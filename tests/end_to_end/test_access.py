@@ -19,6 +19,7 @@ import pytest
 from secured_world import Tap, one_line, secured, soon
 from toy_world import continuation
 
+from foredraft_cloud.audit import NO_KEYS
 from foredraft_cloud.caps import Caps
 from foredraft_cloud.engine import EngineOptions
 from foredraft_cloud.identity import operator_secret
@@ -27,6 +28,7 @@ from foredraft_edge import Client
 from foredraft_edge import enrolment as enrolling
 from foredraft_edge.link import Link
 from foredraft_shared.errors import (
+    EnrolmentRefused,
     ForedraftError,
     InsecureBind,
     LinkLost,
@@ -138,13 +140,34 @@ def test_not_enrolled(tmp_path: Path, audit: Any) -> None:
         made, _ = service.device("robot")
         stranger = ZmqTransport(service.address, secure=client_keys(made.server_key, new_key_pair()))
         refused(NotEnrolled, stranger, "foredraft enroll")
-        assert len(audit("not enrolled")) == 1
+    assert [line["what"] for line in audit()] == ["not enrolled"]
+
+
+def test_revoked_before_it_comes(tmp_path: Path, audit: Any) -> None:
+    with secured(tmp_path / "data") as service:
+        _, connect = service.device("robot")
+        service.store.revoke("robot")
+        refused(NotEnrolled, connect(), "or revoked")
+    assert [(line["what"], line["device"]) for line in audit()] == [("revoked", "robot")]
+
+
+def test_a_token_twice(tmp_path: Path, audit: Any) -> None:
+    with secured(tmp_path / "data") as service:
+        token = service.token()
+        enrolling.enrol(service.control, token, "robot")
+        with pytest.raises(EnrolmentRefused, match="has been used") as caught:
+            enrolling.enrol(service.control, token, "another")
+        one_line(caught.value)
+        assert [device.name for device in service.store.devices()] == ["robot"]
+    assert [line["what"] for line in audit()] == ["enrolment token"]
 
 
 def test_no_keys_at_all(tmp_path: Path, audit: Any) -> None:
     with secured(tmp_path / "data") as service:
         refused(NotEnrolled, ZmqTransport(service.address), "only enrolled devices.*foredraft enroll")
-        assert soon(lambda: audit("no encryption") or audit("handshake broken off"))  # whoever notices first
+        assert soon(lambda: audit(NO_KEYS))
+    assert audit() == audit(NO_KEYS)
+    assert len(audit()) == 1
 
 
 def test_wrong_server_key(tmp_path: Path, audit: Any) -> None:
@@ -154,6 +177,7 @@ def test_wrong_server_key(tmp_path: Path, audit: Any) -> None:
         elsewhere = ZmqTransport(service.address, secure=client_keys(new_key_pair().public, keys))
         refused(ServerKeyMismatch, elsewhere, "does not have the key.*enrol again")
         assert soon(lambda: audit("expects another server key"))
+    assert [line["what"] for line in audit()] == ["expects another server key"]
 
 
 def test_there_is_no_way_back_to_talking_in_the_clear() -> None:

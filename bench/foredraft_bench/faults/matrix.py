@@ -89,6 +89,7 @@ class Matrix:
                 except BaseException as error:
                     done.put(error)
 
+            self._world.prepare(len(batch))
             for cell in batch:
                 threading.Thread(target=run, args=(cell,), daemon=True).start()
             for _ in batch:

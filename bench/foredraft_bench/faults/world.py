@@ -134,6 +134,12 @@ class World:
         draft = TOY if self.settings.target == TOY else self.settings.draft
         return EdgeProcess(draft, self._model, self._cores.edge)
 
+    def prepare(self, count: int) -> None:
+        """Have so many devices idle. A device dies with the thread that started it: let one that lasts do so."""
+        with self._lock:
+            self._idle = [edge for edge in self._idle if edge.alive]
+            self._idle += [self._edge() for _ in range(count - len(self._idle))]
+
     @contextlib.contextmanager
     def edge(self) -> Iterator[EdgeProcess]:
         """A device, loaded and idle. It may be killed."""
