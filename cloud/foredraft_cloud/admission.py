@@ -8,13 +8,29 @@ from foredraft_shared.messages import Draft, Open, Resume
 __all__ = ["check_draft", "check_opening"]
 
 
-def check_opening(message: Open | Resume, vocabulary: int, context: int) -> None:
+def check_opening(message: Open | Resume, vocabulary: int, context: int, lossy_exit: int = 0) -> None:
     """Refuse a text that could not be written.
 
+    Args:
+        lossy_exit: the layer that is taken as final here; 0: full depth.
+
     Raises:
-        UsageError: a token is none of the target's, or the text is longer than its limits.
+        UsageError: a token is none of the target's, the text is longer than its limits, or it was asked for at another
+            depth.
         PromptTooLong: the context has no room for it.
     """
+    if message.lossy_exit != lossy_exit:
+        here, there = (
+            f"layer {layer} as final" if layer else "full depth" for layer in (lossy_exit, message.lossy_exit)
+        )
+        raise UsageError(
+            f"the text was asked for with {there}, but this server computes with {here}"
+            + (
+                " (lossy): allow that with --lossy (lossy=True), or ask another server."
+                if lossy_exit
+                else "; ask without it."
+            )
+        )
     tokens = message.prompt if isinstance(message, Open) else message.tokens
     if any(token >= vocabulary for token in tokens):
         raise UsageError(

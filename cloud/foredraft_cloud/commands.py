@@ -69,6 +69,14 @@ def serve(
             "by default all rows go to full depth. Never changes a token.",
         ),
     ] = None,
+    lossy_exit: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Lossy: load only the layers up to this one, and take what its exit says as final. Devices must allow it "
+            "(--lossy); their texts are not the model's own.",
+        ),
+    ] = None,
     secure: Annotated[
         bool, typer.Option("--secure", help="Let in enrolled devices only, encrypted; always so beyond this machine.")
     ] = False,
@@ -96,6 +104,8 @@ def serve(
     """Serve a target model to devices that draft for it."""
     if dtype not in _DTYPES:
         raise UsageError(f"dtype is {dtype!r}; choose {' or '.join(_DTYPES)}.")
+    if lossy_exit is not None and (drop_confidence is not None or exits not in (None, "none")):
+        raise UsageError("--lossy-exit makes that layer the last one; leave --exits and --drop-confidence out.")
     configure_logs(log_format, log_level)
     # The address is taken before the model is loaded: a port in use should not cost a minute to find out.
     reachable = needs_keys(bind)
@@ -108,20 +118,35 @@ def serve(
         from .decoder import load_target  # torch takes seconds to import
         from .engine import EngineOptions
         from .exit_choice import exit_layers, heads_for
+        from .lossy import load_lossy_target
         from .server import Server
 
         opened = open_model(model, offline=offline)
         layers = exit_layers(exits)
-        target = load_target(
-            opened,
-            dtype=dtype,
-            exits=layers,
-            heads=None if layers == () else heads_for(opened, heads),
-            threads=threads,
-            context=context,
-            slots=max_sessions,
-            cache_bytes=None if cache_mib is None else cache_mib * 2**20,
-        )
+        trained = None if layers == () else heads_for(opened, heads)
+        cache_bytes = None if cache_mib is None else cache_mib * 2**20
+        if lossy_exit is not None:
+            target = load_lossy_target(
+                opened,
+                lossy_exit,
+                heads=trained,
+                dtype=dtype,
+                threads=threads,
+                context=context,
+                slots=max_sessions,
+                cache_bytes=cache_bytes,
+            )
+        else:
+            target = load_target(
+                opened,
+                dtype=dtype,
+                exits=layers,
+                heads=trained,
+                threads=threads,
+                context=context,
+                slots=max_sessions,
+                cache_bytes=cache_bytes,
+            )
         server = Server(
             target,
             listener,
@@ -129,7 +154,10 @@ def serve(
             fingerprint=opened.tokenizer.fingerprint,
             dtype=dtype,
             options=EngineOptions(
-                max_sessions=max_sessions, max_sessions_per_device=sessions_per_device, drop_confidence=drop_confidence
+                max_sessions=max_sessions,
+                max_sessions_per_device=sessions_per_device,
+                drop_confidence=drop_confidence,
+                lossy_exit=lossy_exit or 0,
             ),
             caps=Caps(rounds_per_second, rounds_in_flight, prompt_tokens=prompt_tokens),
             observer=watch.observer,
@@ -161,11 +189,14 @@ def serve(
         "layers": target.exits[-1],
         "exits": list(target.exits[:-1]),
         "dtype": dtype,
+        "lossy_exit": lossy_exit or 0,
         "context": target.context,
     }
+    hints = f"hints at {', '.join(map(str, target.exits[:-1]))}" if target.exits[:-1] else "no hints"
+    if lossy_exit is not None:
+        hints = f"[yellow]lossy: layer {lossy_exit} of {opened.config.layers} is taken as final[/]"
     Console(stderr=True).print(
-        f"[bold]{opened.name}[/] ({dtype}, {facts['layers']} layers, "
-        f"{'hints at ' + ', '.join(map(str, target.exits[:-1])) if target.exits[:-1] else 'no hints'}) "
+        f"[bold]{opened.name}[/] ({dtype}, {facts['layers']} layers, {hints}) "
         f"listens on [bold]{listener.address}[/]; Ctrl-C stops it.",
         soft_wrap=True,
         highlight=False,

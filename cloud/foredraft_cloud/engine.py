@@ -170,7 +170,7 @@ class Engine:
         if held is not None and message.epoch <= held.ledger.epoch:
             held.peer = peer  # a repeat of what is already done
             return
-        check_opening(message, self._target.vocabulary, self._target.context)
+        check_opening(message, self._target.vocabulary, self._target.context, self._options.lossy_exit)
         self._bound(len(message.prompt if isinstance(message, Open) else message.tokens))
         if held is None:
             session = self._registry.open(message, peer, arrived_us)

@@ -33,6 +33,9 @@ class EngineOptions:
     drop_confidence: float | None = None
     """At an exit that is so sure that a drafted token is wrong, what follows the token is dropped from the rest of the pass.
     ``None``: never, for where exits are not calibrated."""
+    lossy_exit: int = 0
+    """The layer of its model that the target takes as final (:mod:`.lossy`), told to devices, who must allow it. 0: none,
+    the target is its whole model."""
     hint_confidence: float = 0.5
     """A hint is sent when the exit is at least this sure of the whole outcome."""
 

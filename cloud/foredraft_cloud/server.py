@@ -119,6 +119,7 @@ class Server:
             exits=tuple(target.exits),
             dtype=dtype,
             max_draft=self._options.max_draft,
+            lossy_exit=self._options.lossy_exit,
         )
 
     @property

@@ -91,6 +91,7 @@ class Session:
         self.stop_tokens = frozenset(opened.stop_tokens)
         self.limit: Position = self.prompt_length + opened.max_tokens
         self.hints = opened.hints
+        self.lossy_exit = opened.lossy_exit
         self.traceparent = opened.traceparent
         """W3C trace context of the device's caller, or empty."""
         self.round: Round | None = None

@@ -199,7 +199,7 @@ class Tally(Unobserved):
         forced = min(request.forced, committed) if isinstance(request, Draft) and request.forced else 0
         if forced:
             self.tokens["edge"] += forced
-        self.tokens["target"] += committed - forced
+        self.tokens["exit" if share.session.lossy_exit else "target"] += committed - forced
         text = self._texts.get(share.session.ledger.session)
         if text is None:
             return

@@ -24,7 +24,7 @@ from foredraft_shared.models.artifacts import Artifact
 from foredraft_shared.sampling import pick
 
 from .foresight import Foresight, evidence
-from .linear import pack
+from .linear import Linear, pack
 from .transformer import Layer, Transformer, Weights
 
 __all__ = ["SubVocabularyLogits", "TrainedHead", "layers_of", "trained_heads"]
@@ -74,27 +74,33 @@ class TrainedHead:
         weights: Weights,
     ) -> None:
         dtype = transformer.dtype
-        self._transformer, self._tokens, self._foresight = transformer, tokens, foresight
+        self._transformer, self._foresight = transformer, foresight
+        self.tokens = tokens
+        """That it can say, ascending."""
         self.layer: Layer | None = None
+        self._mlp: tuple[Tensor, Linear, Linear] | None = None
         if "attn_norm.weight" in tensors:
             prefix = f"layers.{layer}."
             own = {prefix + name: value for name, value in tensors.items()}
             self.layer = transformer.make_layer(ChainMap(own, weights), layer)  # type: ignore[arg-type]
         else:
             gate_up = np.concatenate([tensors["mlp.gate.weight"], tensors["mlp.up.weight"]])
-            self._mlp_norm = torch.from_numpy(tensors["mlp_norm.weight"])
-            self._gate_up = pack(torch.from_numpy(gate_up), None, dtype)
-            self._down = pack(torch.from_numpy(tensors["mlp.down.weight"]), None, dtype)
+            norm, down = (torch.from_numpy(tensors[name]) for name in ("mlp_norm.weight", "mlp.down.weight"))
+            self._mlp = norm, pack(torch.from_numpy(gate_up), None, dtype), pack(down, None, dtype)
         self._norm = torch.from_numpy(tensors["norm.weight"])
         self._map = pack(torch.from_numpy(tensors["map.weight"]), None, dtype)
         self._rows = pack(torch.from_numpy(rows), None, dtype)
 
     def __call__(self, hidden: Tensor) -> SubVocabularyLogits:
-        if self.layer is None:
-            gate, up = self._gate_up(self._transformer.normed(hidden, self._mlp_norm)).chunk(2, 1)
-            hidden = hidden + self._down(F.silu(gate).mul_(up))
-        scores = self._rows(self._map(self._transformer.normed(hidden, self._norm)))
-        return SubVocabularyLogits(scores, self._tokens, self._foresight)
+        return SubVocabularyLogits(self.scores(hidden), self.tokens, self._foresight)
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """[R, E] float32, behind :attr:`layer` where there is one -> [R, tokens] of those it can say."""
+        if self._mlp is not None:
+            norm, gate_up, down = self._mlp
+            gate, up = gate_up(self._transformer.normed(hidden, norm)).chunk(2, 1)
+            hidden = hidden + down(F.silu(gate).mul_(up))
+        return self._rows(self._map(self._transformer.normed(hidden, self._norm)))
 
 
 def layers_of(artifact: Artifact) -> tuple[int, ...]:

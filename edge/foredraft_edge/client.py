@@ -34,7 +34,7 @@ from foredraft_shared.transports.base import Transport
 
 from .conversation import OnDisconnect
 from .drafters.base import Drafter
-from .link import Link
+from .link import Link, described, same
 from .loop import Commit, RoundLoop
 from .options import LoopOptions
 from .planner import AdaptivePlanner, FixedPlanner, Planner
@@ -212,6 +212,7 @@ class Client:
         on_disconnect: OnDisconnect | None = None,
         deadline_ms: float | None = None,
         save: Path | None = None,
+        lossy: bool = False,
     ) -> TokenStream:
         """Write an answer, token by token.
 
@@ -231,9 +232,11 @@ class Client:
             deadline_ms: milliseconds from now at which the text ends, however far it is (finish ``deadline``). See
                 :meth:`TokenStream.take` for a deadline of each step.
             save: a new file to keep the text in, so that :meth:`resume` can take it up after this process has ended.
+            lossy: let a server that was started so (``foredraft serve --lossy-exit``) take an early exit as final. The tokens
+                are not the target's own, and their origin is ``exit``.
 
         Raises:
-            UsageError, PromptTooLong, InvalidSampling: at once.
+            UsageError, PromptTooLong, InvalidSampling: at once; the first also if ``lossy`` and the server do not agree.
             LinkLost, ServerRefused, DeadlineMissed, ModelChanged: while iterating.
         """
         deadline_ns = _deadline_ns(deadline_ms)
@@ -254,6 +257,8 @@ class Client:
             assert self.drafter is not None
             if save is not None or deadline_ns is not None:
                 raise UsageError("mode edge takes no deadline and saves nothing; use on_disconnect='edge' instead.")
+            if lossy:
+                raise UsageError("mode edge asks no server for an exit; leave lossy out.")
             alone = write_alone(self.drafter, tokens, params, max_tokens, stop_tokens)
             return TokenStream(alone, tokens, self._tokenizer, planner.measured, self._writing)
         welcome = self.welcome
@@ -268,6 +273,7 @@ class Client:
             max_tokens,
             tuple(sorted(stop_tokens)),
             *((welcome.model, welcome.fingerprint, welcome.dtype) if welcome is not None else ("", "", "")),
+            lossy_exit=_agreed_exit(welcome, lossy),
         )
         journal = SessionFile(save, text, begin=True) if save is not None else None
         return self._write(text, planner, mode, options, on_disconnect, deadline_ns, journal, observe, epoch_ns)
@@ -301,10 +307,10 @@ class Client:
         welcome = self.welcome
         if welcome is None:
             raise UsageError("a saved text needs a server that answers; start it, or give its address.")
-        if (welcome.model, welcome.fingerprint, welcome.dtype) != (text.model, text.fingerprint, text.dtype):
+        if not same(welcome, text):
             raise ModelChanged(
-                f"{saved} was begun with {text.model} ({text.dtype}, tokenizer {text.fingerprint[:8]}), but the server runs "
-                f"{welcome.model} ({welcome.dtype}, tokenizer {welcome.fingerprint[:8]}); ask that one, or begin anew."
+                f"{saved} was begun with {described(text)}, but the server runs {described(welcome)}; "
+                "ask a server like the first, or begin anew."
             )
         if text.finish:
             nothing: Generator[Commit, None, None] = (_ for _ in ())
@@ -372,6 +378,7 @@ class Client:
             journal=journal,
             deadline_ns=deadline_ns,
             traceparent=spans.traceparent if spans else "",
+            lossy_exit=text.lossy_exit,
         )
 
         @contextmanager
@@ -457,6 +464,31 @@ class Client:
             assert self.link is not None
             self._planners[kind].measured.rtt_ms.add(self.link.rtt_ms)
         return self._planners[kind]
+
+
+def _agreed_exit(welcome: Welcome | None, lossy: bool) -> int:
+    """The layer that the server takes as final and the caller allows; 0: none, and none is.
+
+    Raises:
+        UsageError: only one of them wants one.
+    """
+    if welcome is None:
+        if lossy:
+            raise UsageError(
+                "which exit lossy is to allow says the server, and none has answered yet; ask when it does."
+            )
+        return 0
+    if lossy and not welcome.lossy_exit:
+        raise UsageError(
+            f"lossy was asked for, but the server computes {welcome.model} at full depth; start it with "
+            "`foredraft serve --lossy-exit LAYER`, or ask without."
+        )
+    if welcome.lossy_exit and not lossy:
+        raise UsageError(
+            f"the server takes layer {welcome.lossy_exit} of {welcome.model} as final, so its texts are not that model's "
+            "own; allow that with --lossy (lossy=True), or ask another server."
+        )
+    return welcome.lossy_exit
 
 
 def _deadline_ns(deadline_ms: float | None) -> int | None:

@@ -44,6 +44,10 @@ Colour = Annotated[bool, typer.Option("--colour/--no-colour", help="Tell the ori
 OnLoss = Annotated[
     str, typer.Option("--on-disconnect", help="When the server is gone: wait, go on alone on the edge, or fail.")
 ]
+Lossy = Annotated[
+    bool,
+    typer.Option("--lossy", help="Let a server with --lossy-exit take an early exit as final: not the target's text."),
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Use only models that are on this machine.")]
 
 _SERVER = "tcp://127.0.0.1:5555"
@@ -78,11 +82,12 @@ def generate(
     ] = None,
     save: Annotated[Path | None, typer.Option(help="Keep the text in this new file, to be resumed.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with a text kept by --save, in place of a prompt.")] = None,
+    lossy: Lossy = False,
     offline: Offline = False,
 ) -> None:
     """Answer one question, token for token what the target alone would say."""
-    if resume is not None and (prompt is not None or prompt_file is not None or save is not None):
-        raise UsageError("--resume goes on with the text in its file; give no prompt and no --save with it.")
+    if resume is not None and (prompt is not None or prompt_file is not None or save is not None or lossy):
+        raise UsageError("--resume goes on with the text in its file; give no prompt, --save or --lossy with it.")
     if resume is not None:
         load_text(resume)  # as below: what cannot be is said first
     question = _question(prompt, prompt_file) if resume is None else ""
@@ -109,6 +114,7 @@ def generate(
                 on_disconnect=None if mode == "edge" else loss,
                 deadline_ms=deadline_ms,
                 save=save,
+                lossy=lossy,
                 max_tokens=max_tokens,
                 temperature=temperature,
                 top_k=top_k,
@@ -146,6 +152,7 @@ def chat(
     stats: Statistics = False,
     colour: Colour = True,
     on_disconnect: OnLoss = "edge",
+    lossy: Lossy = False,
     offline: Offline = False,
 ) -> None:
     """Talk to the target; Ctrl-C stops an answer, an empty line or Ctrl-D ends the talk."""
@@ -158,7 +165,7 @@ def chat(
         if client.drafter is None and loss == "edge":
             loss = "wait"  # there is nothing here to go on with
         if colour:
-            legend = "  ".join(f"[{STYLES[name]}]{name}[/]" for name in ("drafted", "target", "edge", "provisional"))
+            legend = "  ".join(f"[{STYLES[name]}]{name}[/]" for name in _legend(lossy))
             console.print(f"{model}: {legend}. /stats tells what an answer took, /clear forgets, an empty line ends.")
         last: list[str] = []
         while True:
@@ -188,6 +195,7 @@ def chat(
                     seed=seed,
                     mode=_mode(mode),
                     options=LoopOptions(ahead=ahead, hints=hints),
+                    lossy=lossy,
                     on_disconnect=None if mode == "edge" else loss,
                 )
                 answer, last = _show(stream, colour=colour, stats=stats)
@@ -202,6 +210,10 @@ def chat(
                 conversation.pop()
                 continue
             conversation.append({"role": "assistant", "content": answer})
+
+
+def _legend(lossy: bool) -> tuple[str, ...]:
+    return ("exit" if lossy else "drafted", *(() if lossy else ("target",)), "edge", "provisional")
 
 
 def _show(stream: TokenStream, *, colour: bool, stats: bool) -> tuple[str, list[str]]:

@@ -61,6 +61,8 @@ class Request:
     hints: bool
     traceparent: str = ""
     """W3C trace context, or empty."""
+    lossy_exit: int = 0
+    """The layer that the caller lets the server take as final; 0: full depth only."""
 
 
 @dataclass(slots=True)
@@ -110,7 +112,7 @@ class Conversation:
         self._send(
             Open(
                 ledger.session, prompt, request.params, request.max_tokens, request.stop_tokens, ledger.epoch,
-                request.hints, request.traceparent,
+                request.hints, request.traceparent, request.lossy_exit,
             )
         )  # fmt: skip
 
@@ -237,7 +239,7 @@ class Conversation:
         self._send(
             Resume(
                 ledger.session, ledger.epoch, tuple(ledger.tokens), ledger.prompt_length, request.params,
-                request.max_tokens, request.stop_tokens, request.hints, request.traceparent,
+                request.max_tokens, request.stop_tokens, request.hints, request.traceparent, request.lossy_exit,
             )
         )  # fmt: skip
 

@@ -247,6 +247,8 @@ def _talk(link: Link, address: str, draft: str, patience: Patience) -> Iterator[
         raise _Ended(doctor.greeting_refused(address, error, enrolled=enrolled)) from None
     dtype = f" in {welcome.dtype}" if welcome.dtype else ""
     exits = f", hints from layers {', '.join(map(str, welcome.exits[:-1]))}" if welcome.exits[:-1] else ""
+    if welcome.lossy_exit:
+        exits = f", lossy: layer {welcome.lossy_exit} taken as final, for those who ask with --lossy"
     yield Finding("server", "ok", f"{welcome.model}{dtype}, context of {welcome.context} tokens{exits}")
     samples_ms, lost = _ping(link, patience)
     finding = doctor.round_trips(samples_ms, lost)
@@ -306,7 +308,11 @@ def _ping(link: Link, patience: Patience) -> tuple[list[float], int]:
 def _ask(link: Link, welcome: Welcome, patience: Patience) -> Answer:
     """Let the target write a few tokens alone."""
     ledger = Ledger(secrets.token_bytes(16), _prompt(welcome, None))
-    link.send(Open(ledger.session, tuple(ledger.tokens), SamplingParams(), ANSWER_TOKENS, (), 1, False))
+    link.send(
+        Open(
+            ledger.session, tuple(ledger.tokens), SamplingParams(), ANSWER_TOKENS, hints=False, lossy_exit=welcome.lossy_exit
+        )
+    )  # fmt: skip
     request = ledger.request(ANSWER_TOKENS)
     link.send(request)
     begun = time.perf_counter()
@@ -376,6 +382,7 @@ def _try(
         SamplingParams(),
         max_tokens=TRIAL_TOKENS,
         max_draft=welcome.max_draft,
+        lossy_exit=welcome.lossy_exit,
         options=LoopOptions(timeout_s=max(1.0, patience.left_s(5.0))),
     )
     run = loop.run()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from foredraft_shared import errors
 from foredraft_shared.messages import (
@@ -24,10 +24,37 @@ from foredraft_shared.messages import (
 )
 from foredraft_shared.transports.base import Transport
 
-__all__ = ["Link", "SessionMessage", "error_from"]
+__all__ = ["Link", "Served", "SessionMessage", "described", "error_from", "same"]
 
 SessionMessage: TypeAlias = Verdict | Hint | Resync | NeedResume | Failure | GoAway | Pong | Welcome
 """What a server says of a session, or of itself; a failure without a session concerns the whole connection."""
+
+
+class Served(Protocol):
+    """What a text's tokens depend on at the server; what :class:`Welcome` says of it, or a saved text."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def lossy_exit(self) -> int: ...
+
+
+def described(what: Served) -> str:
+    """In words, for errors."""
+    depth = f", layer {what.lossy_exit} taken as final" if what.lossy_exit else ""
+    return f"{what.model} ({what.dtype}, tokenizer {what.fingerprint[:8]}{depth})"
+
+
+def same(one: Served, other: Served) -> bool:
+    """Whether a text begun with one may be continued by the other."""
+    return all(getattr(one, name) == getattr(other, name) for name in ("model", "dtype", "fingerprint", "lossy_exit"))
 
 
 def _every(kind: type[errors.ForedraftError]) -> dict[str, type[errors.ForedraftError]]:
@@ -158,10 +185,9 @@ class Link:
 
     def _recognise(self, now: Welcome, before: Welcome) -> None:
         """A text begun with one model must not be continued by another."""
-        if (now.fingerprint, now.model, now.dtype) != (before.fingerprint, before.model, before.dtype):
+        if not same(now, before):
             raise errors.ModelChanged(
-                f"{self.where} came back with {now.model} ({now.dtype}, tokenizer {now.fingerprint[:8]}) in place of "
-                f"{before.model} ({before.dtype}, tokenizer {before.fingerprint[:8]}); connect anew and ask again."
+                f"{self.where} came back with {described(now)} in place of {described(before)}; connect anew and ask again."
             )
 
     def close(self) -> None:

@@ -78,6 +78,7 @@ class RoundLoop:
         journal: told of every commit.
         deadline_ns: the instant of ``clock_ns`` at which the text ends, however far it is.
         traceparent: W3C trace context for the server, or empty.
+        lossy_exit: the layer that the server may take as final; 0: full depth only.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class RoundLoop:
         journal: Journal | None = None,
         deadline_ns: int | None = None,
         traceparent: str = "",
+        lossy_exit: int = 0,
     ) -> None:
         self._link = link
         self._ledger = ledger
@@ -122,6 +124,7 @@ class RoundLoop:
                 tuple(sorted(self._stop_tokens)),
                 hints=options.hints and options.ahead and self._path is not None,
                 traceparent=traceparent,
+                lossy_exit=lossy_exit,
             ),
             self._accounts,
             planner.measured,
@@ -131,6 +134,7 @@ class RoundLoop:
             clock_ns,
             journal,
         )
+        self.lossy_exit = lossy_exit
         self.finish: FinishReason = ""
         self.plan = Plan("speculate", "nothing decided yet")
         """The planner's latest decision."""

@@ -40,6 +40,8 @@ class SavedText:
     """That the server ran; another one cannot go on with the text."""
     fingerprint: str
     dtype: str
+    lossy_exit: int = 0
+    """The layer that the server took as final; 0: full depth."""
     epoch: int = 1
     """The highest one used."""
     tokens: list[TokenId] = field(default_factory=list)
@@ -160,7 +162,7 @@ def _beginning(text: SavedText) -> dict[str, Any]:
         "model": text.model,
         "fingerprint": text.fingerprint,
         "dtype": text.dtype,
-    }
+    } | ({"lossy_exit": text.lossy_exit} if text.lossy_exit else {})
 
 
 def _begun(entry: dict[str, Any]) -> SavedText:
@@ -175,6 +177,7 @@ def _begun(entry: dict[str, Any]) -> SavedText:
         str(entry["model"]),
         str(entry["fingerprint"]),
         str(entry["dtype"]),
+        int(entry.get("lossy_exit", 0)),
     )
 
 
@@ -188,6 +191,7 @@ def _as_message(text: SavedText) -> Resume:
         text.sampling,
         text.max_tokens,
         text.stop_tokens,
+        lossy_exit=text.lossy_exit,
     )
 
 

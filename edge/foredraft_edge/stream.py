@@ -22,7 +22,7 @@ from .watch import SessionState
 __all__ = ["Generation", "Origin", "TokenEvent", "TokenStream", "standing", "write_alone"]
 
 Origin = Literal["target", "edge", "exit"]
-"""Who vouches for a token: the target model, or only the draft model, or an early exit."""
+"""Who vouches for a token: the target model, or only the draft model, or an early exit (lossy)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,8 @@ class TokenStream(Iterator[TokenEvent]):
         self._end: Position = len(prompt) + len(restored)
         """Behind the last token handed out."""
         commits = source.run() if isinstance(source, RoundLoop) else source
-        self._events = self._write(commits, "target" if self._loop else "edge", hold)
+        origin: Origin = "edge" if self._loop is None else "exit" if self._loop.lossy_exit else "target"
+        self._events = self._write(commits, origin, hold)
 
     def __iter__(self) -> Self:
         return self

@@ -79,14 +79,16 @@ class Sampling(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_tokens", "stop_tokens", "without_hints")
+    __slots__ = ("max_tokens", "stop_tokens", "without_hints", "lossy_exit")
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     STOP_TOKENS_FIELD_NUMBER: _ClassVar[int]
     WITHOUT_HINTS_FIELD_NUMBER: _ClassVar[int]
+    LOSSY_EXIT_FIELD_NUMBER: _ClassVar[int]
     max_tokens: int
     stop_tokens: _containers.RepeatedScalarFieldContainer[int]
     without_hints: bool
-    def __init__(self, max_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., without_hints: _Optional[bool] = ...) -> None: ...
+    lossy_exit: int
+    def __init__(self, max_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., without_hints: _Optional[bool] = ..., lossy_exit: _Optional[int] = ...) -> None: ...
 
 class Open(_message.Message):
     __slots__ = ("session", "prompt", "sampling", "limits", "traceparent")
@@ -163,7 +165,7 @@ class Ping(_message.Message):
     def __init__(self, nonce: _Optional[int] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("protocol", "server_epoch", "model", "fingerprint", "vocabulary", "context", "exits", "dtype", "max_draft")
+    __slots__ = ("protocol", "server_epoch", "model", "fingerprint", "vocabulary", "context", "exits", "dtype", "max_draft", "lossy_exit")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     SERVER_EPOCH_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -173,6 +175,7 @@ class Welcome(_message.Message):
     EXITS_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     MAX_DRAFT_FIELD_NUMBER: _ClassVar[int]
+    LOSSY_EXIT_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     server_epoch: int
     model: str
@@ -182,7 +185,8 @@ class Welcome(_message.Message):
     exits: _containers.RepeatedScalarFieldContainer[int]
     dtype: str
     max_draft: int
-    def __init__(self, protocol: _Optional[int] = ..., server_epoch: _Optional[int] = ..., model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., vocabulary: _Optional[int] = ..., context: _Optional[int] = ..., exits: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., max_draft: _Optional[int] = ...) -> None: ...
+    lossy_exit: int
+    def __init__(self, protocol: _Optional[int] = ..., server_epoch: _Optional[int] = ..., model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., vocabulary: _Optional[int] = ..., context: _Optional[int] = ..., exits: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., max_draft: _Optional[int] = ..., lossy_exit: _Optional[int] = ...) -> None: ...
 
 class Hint(_message.Message):
     __slots__ = ("round", "exit_layer", "accepted", "token", "confidence")

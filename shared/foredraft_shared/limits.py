@@ -93,6 +93,7 @@ def _opening(message: Open | Resume) -> None:
     _within("max_tokens", message.max_tokens, 1, _U32)
     _tokens("stop tokens", message.stop_tokens, 0, MAX_STOP_TOKENS)
     _text("traceparent", message.traceparent)
+    _within("lossy_exit", message.lossy_exit, 0, _U32)
 
 
 def _open(message: Open) -> None:
@@ -172,6 +173,7 @@ def _welcome(message: Welcome) -> None:
     if any(not 1 <= layer <= _U32 for layer in message.exits) or list(message.exits) != sorted(set(message.exits)):
         raise ValueError("exits are not layers in ascending order")
     _within("max_draft", message.max_draft, 0, MAX_DRAFT_TOKENS)
+    _within("lossy_exit", message.lossy_exit, 0, _U32)
 
 
 def _failure(message: Failure) -> None:

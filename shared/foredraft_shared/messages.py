@@ -119,6 +119,8 @@ class Open:
     """Whether the edge acts on hints; without it the server spends nothing on its exits."""
     traceparent: str = ""
     """W3C trace context of the caller, or empty."""
+    lossy_exit: int = 0
+    """The layer whose exit the caller lets the server take as final (lossy); 0: full depth only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,8 @@ class Resume:
     stop_tokens: tuple[TokenId, ...] = ()
     hints: bool = True
     traceparent: str = ""
+    lossy_exit: int = 0
+    """See :class:`Open`: a text goes on as it was begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +218,8 @@ class Welcome:
     dtype: str = ""
     max_draft: int = 64
     """Longest draft the server verifies in one round."""
+    lossy_exit: int = 0
+    """The layer whose exit the server takes as final (lossy): its tokens are not the model's own. 0: full depth."""
 
 
 @dataclass(frozen=True, slots=True)

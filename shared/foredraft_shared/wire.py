@@ -205,7 +205,12 @@ def _sampling_bytes(sampling: SamplingParams) -> Any:
 
 
 def _limits_bytes(message: Open | Resume) -> Any:
-    return plane.Limits(max_tokens=message.max_tokens, stop_tokens=message.stop_tokens, without_hints=not message.hints)
+    return plane.Limits(
+        max_tokens=message.max_tokens,
+        stop_tokens=message.stop_tokens,
+        without_hints=not message.hints,
+        lossy_exit=message.lossy_exit,
+    )
 
 
 def _common(body: Any) -> dict[str, Any]:
@@ -223,6 +228,7 @@ def _common(body: Any) -> dict[str, Any]:
         "stop_tokens": tuple(body.limits.stop_tokens),
         "hints": not body.limits.without_hints,
         "traceparent": body.traceparent,
+        "lossy_exit": body.limits.lossy_exit,
     }
 
 
@@ -349,6 +355,7 @@ def _encode_welcome(envelope: Any, message: Welcome) -> None:
             exits=message.exits,
             dtype=message.dtype,
             max_draft=message.max_draft,
+            lossy_exit=message.lossy_exit,
         )
     )
 
@@ -364,6 +371,7 @@ def _decode_welcome(body: Any, session: SessionId, envelope: Any) -> Welcome:
         exits=tuple(body.exits),
         dtype=body.dtype,
         max_draft=body.max_draft,
+        lossy_exit=body.lossy_exit,
     )
 
 

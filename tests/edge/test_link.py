@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -134,14 +135,18 @@ def test_a_goodbye_is_remembered():
     assert [message for message in scene.heard if isinstance(message, GoAway)] == [GoAway()]  # the receipt
 
 
-def test_a_server_that_comes_back_with_another_model_is_not_gone_on_with():
-    said: list[CloudMessage] = [WELCOME, WELCOME, dataclasses.replace(WELCOME, model="another")]
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [({"model": "another"}, "another"), ({"lossy_exit": 3}, r"layer 3 taken as final\) in place of toy")],
+)
+def test_a_server_that_comes_back_with_another_model_is_not_gone_on_with(change: dict[str, Any], says: str):
+    said: list[CloudMessage] = [WELCOME, WELCOME, dataclasses.replace(WELCOME, **change)]
     scene = Scene(lambda message: said.pop(0))
     assert scene.link.greet() == WELCOME
     scene.link.hello()
     assert scene.link.receive(1.0) == WELCOME
     scene.link.hello()
-    with pytest.raises(errors.ModelChanged, match="another"):
+    with pytest.raises(errors.ModelChanged, match=says):
         scene.link.receive(1.0)
 
 

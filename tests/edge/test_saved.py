@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,12 @@ def test_it_comes_back_as_it_was(path: Path):
     assert saved.epoch == 2
     saved.tokens, saved.epoch = [], 1
     assert saved == text()
+
+
+def test_the_exit_it_was_written_at_is_kept(path: Path):
+    lossy = dataclasses.replace(text(), lossy_exit=20)
+    SessionFile(path, lossy, begin=True).close()
+    assert load_text(path) == lossy
 
 
 def test_what_a_kill_cut_off_in_the_middle_of_a_line_is_dropped_and_the_rest_goes_on(path: Path):

@@ -13,6 +13,7 @@ import pytest
 import real_world
 from toy_world import VOCABULARY, ToyDrafter, continuation
 
+from foredraft_cloud.options import EngineOptions
 from foredraft_cloud.toy import ToyTarget
 from foredraft_edge import Client
 from foredraft_edge.stream import TokenEvent, standing
@@ -33,9 +34,13 @@ def tokenizer(smollm2: Any) -> Tokenizer:
 
 
 @contextmanager
-def connected(tokenizer: Tokenizer, model: str = "toy") -> Iterator[tuple[Client, FaultyTransport]]:
-    target = ToyTarget(vocabulary=VOCABULARY)
-    with real_world.serving(target, "memory", fingerprint=tokenizer.fingerprint, model=model) as service:
+def connected(
+    tokenizer: Tokenizer, model: str = "toy", lossy_exit: int = 0
+) -> Iterator[tuple[Client, FaultyTransport]]:
+    target, options = ToyTarget(vocabulary=VOCABULARY), EngineOptions(lossy_exit=lossy_exit)
+    with real_world.serving(
+        target, "memory", fingerprint=tokenizer.fingerprint, model=model, options=options
+    ) as service:
         transport = FaultyTransport(service.connect(), Faults())
         with Client(None, ToyDrafter(0.8), tokenizer=tokenizer, transport=transport) as client:
             yield client, transport
@@ -146,6 +151,36 @@ def test_a_saved_text_is_taken_up_where_it_was_left(tokenizer: Tokenizer, tmp_pa
         assert again.restored_text + "".join(each.text for each in rest) == finished.restored_text
     with connected(tokenizer, model="another") as (client, _), pytest.raises(ModelChanged, match="another"):
         client.resume(path)
+
+
+def test_a_text_from_an_exit_says_so_of_every_token_and_is_taken_up_only_there(tokenizer: Tokenizer, tmp_path: Path):
+    path = tmp_path / "answer.jsonl"
+    with connected(tokenizer, lossy_exit=3) as (client, _):
+        whole = client.generate(PROMPT, max_tokens=12, stop_tokens=(), lossy=True)
+        assert list(whole.tokens) == continuation(PROMPT, GREEDY, 12)  # of what the server takes for its model
+        assert set(whole.origins) == {"exit"}
+        stream = client.stream(PROMPT, max_tokens=12, stop_tokens=(), lossy=True, save=path)
+        begun = [next(stream) for _ in range(4)]
+        stream.close()
+        again = client.resume(path)
+        rest = list(again)
+        assert {each.origin for each in (*begun, *rest)} == {"exit"}
+        assert [*again.restored, *(each.token for each in rest)] == list(whole.tokens)
+        with pytest.raises(UsageError, match="--lossy"):
+            client.stream(PROMPT)
+        with pytest.raises(UsageError, match="mode edge"):
+            client.stream(PROMPT, mode="edge", lossy=True)
+    for other in (0, 2):
+        with connected(tokenizer, lossy_exit=other) as (client, _), pytest.raises(ModelChanged, match="layer 3"):
+            client.resume(path)
+    with connected(tokenizer) as (client, _):
+        with pytest.raises(UsageError, match="serve --lossy-exit"):
+            client.stream(PROMPT, lossy=True)
+        assert set(client.generate(PROMPT, max_tokens=4).origins) == {"target"}
+        assert client.link is not None
+        client.link.welcome = None
+        with pytest.raises(UsageError, match="none has answered"):
+            client.stream(PROMPT, lossy=True)
 
 
 def test_what_cannot_be_asked_is_said_at_once(tokenizer: Tokenizer, tmp_path: Path):

@@ -62,6 +62,7 @@ opening = {
     "epoch": counting,
     "hints": st.booleans(),
     "traceparent": st.text(string.hexdigits + "-", max_size=55),
+    "lossy_exit": u32,
 }
 round_ = {"session": session, "epoch": counting, "round": u32, "base": counting}
 hundreds_of_us = st.integers(0, 2**32 - 1).map(lambda units: units * 100)
@@ -91,6 +92,7 @@ from_cloud = st.one_of(
         exits=st.sets(counting, max_size=6).map(lambda layers: tuple(sorted(layers))),
         dtype=name,
         max_draft=st.integers(0, MAX_DRAFT_TOKENS),
+        lossy_exit=u32,
     ),
     st.builds(
         Hint,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import torch
 
 from foredraft_cloud.decoder import load_target
 from foredraft_cloud.exit_heads import RunLogits
+from foredraft_cloud.lossy import load_lossy_target
 from foredraft_cloud.target import Run
 from foredraft_cloud.training import exit_training
 from foredraft_cloud.training.collecting import CollectOptions, collect
@@ -32,7 +34,7 @@ from foredraft_cloud.training.verdicts import Hinted, Played, Scored, fit_foresi
 from foredraft_shared.errors import ModelDamaged, UsageError, VocabularyMismatch
 from foredraft_shared.messages import SamplingParams
 from foredraft_shared.models import Model, open_model
-from foredraft_shared.models.artifacts import load_artifact, save_artifact
+from foredraft_shared.models.artifacts import Artifact, load_artifact, save_artifact
 
 QUESTIONS = [f"The robot takes {number} cups from the table, where are they?" for number in range(40)]
 CPU = torch.device("cpu")
@@ -155,6 +157,52 @@ def test_the_server_computes_what_training_computed(
         rows = scores_of(found)
         count = min(len(rows) - 1, len(expected))
         np.testing.assert_allclose(rows[-count - 1 : -1], expected[-count:].numpy(), atol=0.1, rtol=0.02)
+
+
+def with_feed_forward_heads(artifact: Artifact, model: Model) -> Artifact:
+    """The same artifact with heads of the other kind, of no use but to compute with."""
+    config, dice = model.config, np.random.default_rng(5)
+    shapes = {
+        "mlp_norm.weight": (config.hidden,),
+        "mlp.gate.weight": (config.feed_forward, config.hidden),
+        "mlp.up.weight": (config.feed_forward, config.hidden),
+        "mlp.down.weight": (config.hidden, config.feed_forward),
+    }
+    kept = {name: value for name, value in artifact.tensors.items() if ".attn" not in name and ".mlp" not in name}
+    added = {
+        f"exits.{layer}.{name}": dice.normal(0, 0.2, shape).astype(np.float32)
+        for layer in (1, 2)
+        for name, shape in shapes.items()
+    }
+    return dataclasses.replace(artifact, tensors=kept | added)
+
+
+@pytest.mark.parametrize("kind", ["attention", "mlp"])
+@pytest.mark.parametrize("layer", [1, 2])
+def test_a_target_that_ends_at_an_exit_says_what_its_head_says_there(
+    model: Model, trained: Path, texts: list[Text], layer: int, kind: str
+) -> None:
+    artifact = load_artifact(trained, "exits")
+    if kind == "mlp":
+        artifact = with_feed_forward_heads(artifact, model)
+    lossy = load_lossy_target(model, layer, heads=artifact, dtype="float32", context=400, slots=2)
+    whole = load_target(model, dtype="float32", exits=(layer,), heads=artifact, context=400, slots=2)
+    tokens = texts[0].tokens.tolist()[:30]
+    forward = whole.verify([Run(whole.open(), tuple(tokens), 10)])
+    expected = scores_of(forward.step().logits[0])
+    slot = lossy.open()
+    # The beginning is read without being scored: the head's own layer needs the keys of those rows, too.
+    lossy.verify([Run(slot, tuple(tokens[:20]), 0)]).step()
+    said = scores_of(lossy.verify([Run(slot, tuple(tokens[20:]), 10)]).step().logits[0])
+    ids = artifact.tensors["head.tokens"].astype(np.int64)
+    np.testing.assert_allclose(said[:, ids], expected, atol=1e-4, rtol=1e-4)
+    assert np.isneginf(np.delete(said, ids, 1)).all()
+    assert (said.argmax(1) == ids[expected.argmax(1)]).all()
+
+
+def test_a_target_cannot_end_where_there_is_no_head(model: Model, trained: Path) -> None:
+    with pytest.raises(UsageError, match="only at 1, 2"):
+        load_lossy_target(model, 3, heads=load_artifact(trained, "exits"))
 
 
 def test_heads_change_nothing_at_full_depth(model: Model, texts: list[Text], trained: Path) -> None:
