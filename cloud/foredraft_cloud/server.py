@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Literal, TypeAlias
 
@@ -27,6 +27,7 @@ from foredraft_shared.messages import (
     Failure,
     GoAway,
     Hello,
+    Hint,
     Open,
     Ping,
     Pong,
@@ -42,7 +43,7 @@ from foredraft_shared.transports.peer_table import PeerTable
 from .audit import Audit, printable
 from .caps import Caps, Turnstile, tokens_to_read
 from .engine import Engine, EngineOptions, EngineStatistics
-from .inbox import Inbox
+from .inbox import Errand, Inbox
 from .observer import Observer, Unobserved
 from .target import Target
 
@@ -330,13 +331,24 @@ class Server:
             self._engine.give_up(*self._unread.pop())
 
     def _answer(self, peer: Peer, message: CloudMessage) -> None:
+        """Leave a message to the socket thread, which is woken when all that there is to say has been left.
+
+        Woken by each, it would take turns with the model thread for the interpreter, verdict by verdict; so it writes while
+        the next pass computes.
+        """
         self._outbox.append((peer, message))
-        self._listener.wake()
+        if isinstance(message, Hint):  # worth nothing later
+            self._listener.wake()
 
     def _overhear(self) -> None:
         """Tell the engine, in the middle of a pass, what has come meanwhile."""
-        for errand in self._inbox.take(0.0):
+        self._work_off(self._inbox.take(0.0))
+
+    def _work_off(self, errands: Sequence[Errand]) -> None:
+        for errand in errands:
             errand()
+        if self._outbox:
+            self._listener.wake()
 
     def _think(self) -> None:
         worked = False
@@ -346,9 +358,10 @@ class Server:
                 # Where it is better to wait for rounds about to come, the engine says for how long.
                 errands = self._inbox.take(0.0 if worked else self._engine.pause_s or 1.0)
                 self._model_rests = False
-                for errand in errands:
-                    errand()
+                self._work_off(errands)
                 worked = self._engine.step()
+                if self._outbox:
+                    self._listener.wake()
         except BaseException as error:
             log.error("the model thread failed; the server stops", error=repr(error))
             self._failed = error

@@ -138,7 +138,12 @@ class Session:
                 yield Resync(request.session, self.ledger.epoch, self.ledger.length, self.ledger.digest)
             self._dropped_round = request.round
         else:
-            yield from self._begin(Round(request, now_us))
+            yield from self._begin(Round(request, now_us, chained=self.chains(request, now_us)))
+
+    def chains(self, request: Draft | Decode, arrived_us: int) -> bool:
+        """Whether it was sent before the verdict it builds on: that verdict is still to come, or left after it had arrived."""
+        length = self.ledger.length
+        return request.base > length or (request.base == length and arrived_us < self.answered_us)
 
     def _begin(self, round_: Round) -> Iterable[Verdict | Resync]:
         """Start a round that continues the committed text, or answer it from the text."""

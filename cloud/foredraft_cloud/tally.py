@@ -109,7 +109,7 @@ class Tally(Unobserved):
         """Sent, by exit layer."""
         self.hints_confirmed: Counter[int] = Counter()
         self.chained = 0
-        """Drafts that arrived before the text they build on was committed; one that is repeated counts again."""
+        """Drafts that arrived before the verdict they build on had left; one that is repeated counts again."""
         self.chained_hits = 0
         """Of those, rounds that were verified: what they assumed came true."""
         self.round_queue = Histogram(_PASS_S)
@@ -150,7 +150,7 @@ class Tally(Unobserved):
 
     def heard(self, session: Session, message: Draft | Decode) -> None:
         """Count a chained round, and what the device says of its link."""
-        if message.base > session.ledger.length:
+        if session.chains(message, session.heard_us):
             self.chained += 1
         if message.round_trip_us:
             self.link_round_trip.observe(message.round_trip_us / 1e6)

@@ -146,6 +146,21 @@ def test_hints_are_counted_by_exit_and_by_what_became_of_them():
     assert 0 < confirmed[7] == bench.engine.statistics.hints_confirmed < sent[7] == 32
 
 
+def test_a_chained_round_that_came_during_the_pass_of_the_one_before_it_is_one():
+    bench = Bench()
+    ledger = bench.open()
+    truth = continuation(PROMPT, GREEDY, 6)
+    first, second = ledger.propose(truth[:1]), ledger.propose(truth[2:4], assuming=truth[:2])
+    bench.run(first)
+    bench.engine.receive("peer", second, arrived_ns=bench.now_ns - 5_000_000)  # the server took it in behind the pass
+    bench.run()
+    assert (bench.tally.chained, bench.tally.chained_hits) == (1, 1)
+    ledger.commit(next(answer for answer in bench.answers if isinstance(answer, Verdict)))
+    ledger.commit(bench.answers[-1])
+    bench.run(ledger.propose(()))
+    assert (bench.tally.chained, bench.tally.chained_hits) == (1, 1)
+
+
 def test_a_chained_round_hits_when_its_assumption_comes_true():
     bench = Bench()
     truth = continuation(PROMPT, GREEDY, 8)
