@@ -118,7 +118,6 @@ def serve(
         from .decoder import load_target  # torch takes seconds to import
         from .engine import EngineOptions
         from .exit_choice import exit_layers, heads_for
-        from .lossy import load_lossy_target
         from .server import Server
 
         opened = open_model(model, offline=offline)
@@ -126,6 +125,8 @@ def serve(
         trained = None if layers == () else heads_for(opened, heads)
         cache_bytes = None if cache_mib is None else cache_mib * 2**20
         if lossy_exit is not None:
+            from .lossy import load_lossy_target
+
             target = load_lossy_target(
                 opened,
                 lossy_exit,
