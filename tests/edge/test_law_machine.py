@@ -73,7 +73,10 @@ MANNERS = (
     _manner(lambda: AdaptivePlanner(warm_up=2), on_disconnect="edge"),
     _manner(lambda: FixedPlanner(0)),
     _manner(lambda: FixedPlanner(8), skill=0.3, chain_confidence=0.0),
+    _manner(lambda: FixedPlanner(8), skill=0.3, ahead=False),
 )
+HASTY = tuple(manner for manner in MANNERS if not manner.options.ahead or manner.planner().plan(0).mode == "cloud")
+"""Whose first rounds say something of their own: who drafts ahead begins with an empty draft."""
 
 
 def obey(examples: int, *, derandomize: bool) -> None:
@@ -212,6 +215,19 @@ class Law(RuleBasedStateMachine):
         if tuple(kept) != text.answer:
             wire = self.stage.network.wire(device.wire.peer.identity)
             text.device, text.manner = self._device(wire, device.saved, manner, taken_up=True), manner
+
+    @precondition(lambda self: len(self.texts) < MAX_TEXTS)
+    @rule(
+        which=st.integers(0, 8),
+        first=st.sampled_from(HASTY) | st.sampled_from(MANNERS),
+        second=st.sampled_from(HASTY) | st.sampled_from(MANNERS),
+        seconds=st.sampled_from([0.0, 0.005, 0.011, 0.02]),
+    )
+    def die_young(self, which: int, first: Manner, second: Manner, seconds: float) -> None:
+        """A device is killed while the cloud reads the prompt it was sent, and its text is taken up at once."""
+        self.begin(which, first, stop=False, again=False, deadline_s=None)
+        self.stage.pass_time(seconds)
+        self.die(len(self.texts) - 1, second)
 
     @precondition(lambda self: self.texts)
     @rule(which=choices, seconds=st.sampled_from([0.01, 0.15, 1.0]))
