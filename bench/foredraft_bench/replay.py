@@ -19,7 +19,7 @@ from .from_trace import after_first, drafting_ms
 from .metrics import Answer
 from .virtual_models import Replayed, Times
 
-__all__ = ["skill_of", "times_of"]
+__all__ = ["round_trip_ms", "skill_of", "times_of"]
 
 
 def skill_of(
@@ -67,6 +67,19 @@ def times_of(streamed: Iterable[Answer], drafted: Iterable[Answer]) -> Times:
         between_ms=max(0.0, statistics.median(gaps)) if gaps else 0.0,
         loop_ms=statistics.median(record.overhead_us for record in judged) / 1e3,
     )
+
+
+def round_trip_ms(drafted: Iterable[Answer]) -> float | None:
+    """What rounds that were waited for spent on the way, on average; ``None`` without such rounds. Emulated networks take a few
+    milliseconds more than they are told to: processes have to wake up."""
+    ways = [
+        (record.verdict_at_us - record.sent_at_us - (record.cloud_queued_us or 0) - (record.cloud_computed_us or 0))
+        / 1e3
+        for answer in drafted
+        for record in after_first(answer.records)
+        if record.verdict_at_us is not None and record.sent_at_us is not None and record.drafted and not record.chained
+    ]
+    return max(0.0, statistics.mean(ways)) if ways else None
 
 
 def _line(judged: Sequence[RoundRecord]) -> tuple[float, float]:

@@ -221,6 +221,11 @@ class AdaptivePlanner(_Measuring):
     """Tokens within which a first trial must be able to pay back the round that it may cost."""
     _GRACE = 5.0
     """Rounds' worth of loss that end a trial whatever the formula says; hope shrinks on the way there."""
+    _STALL = 2.0
+    """Rounds' worth of time that a commit counts for at most, if the one before it took less: a machine or link that stands
+    still for a moment says nothing about the mode, and would have stopped the cloud's stream, too."""
+    _FASTER = 0.9
+    """Of the cloud's own tokens as measured: what a pass over a draft must take less than to be believed instead."""
     _PRIOR_WEIGHT = 3.0
     """Drafted tokens that the belief in :data:`_PRIOR` is worth."""
     _PRIOR = 0.75
@@ -247,6 +252,7 @@ class AdaptivePlanner(_Measuring):
         self._warm_up = warm_up
         self._window = window
         self._lost_ms = 0.0
+        self._stalled = False
         self._why = ""
         self._failures = 0
         self._resume_at = 0
@@ -369,9 +375,12 @@ class AdaptivePlanner(_Measuring):
         return max(self._warm_up, round(rtt_ms / (self._GAP_SHARE * self.measured.decode_ms.value)))
 
     def _alone_ms(self) -> float:
-        """A token of the cloud alone: at most a pass over a draft, as long as it has not been measured."""
-        measured = self.measured
-        return measured.decode_ms.value if measured.decode_ms.samples else measured.verify_ms.value
+        """A token of the cloud alone: at most a pass over a draft, whatever a few tokens at the start of a text took."""
+        decode, verify = self.measured.decode_ms, self.measured.verify_ms
+        if not decode.samples:
+            return verify.value
+        sure = verify.samples >= self._SOME and verify.value < self._FASTER * decode.value
+        return verify.value if sure else decode.value
 
     def _failed(self, alone_ms: float) -> bool:
         """Whether the cloud alone should write for a while."""
@@ -421,4 +430,8 @@ class AdaptivePlanner(_Measuring):
     def progressed(self, tokens: int, elapsed_ms: float, mode: Mode) -> None:
         super().progressed(tokens, elapsed_ms, mode)
         if mode == "speculate":
+            longest_ms = self._STALL * self._round_ms()
+            stalled, self._stalled = self._stalled, elapsed_ms > longest_ms
+            if self._stalled and not stalled:
+                elapsed_ms = longest_ms
             self._lost_ms = max(0.0, self._lost_ms + elapsed_ms - tokens * self._alone_ms())

@@ -155,3 +155,25 @@ def test_what_was_lost_shrinks_hope():
 
     believed = told(draft_ms=10.0, rtt_ms=50.0, verify_ms=40.0, acceptance=0.7).acceptance
     assert believed < hopes(lost=True) < hopes(lost=False)
+
+
+def test_one_long_stall_does_not_end_what_goes_well():
+    planner = told(draft_ms=5.0, rtt_ms=20.0, verify_ms=40.0, acceptance=0.9)
+    for _ in range(20):
+        planner.progressed(3, 60.0, "speculate")
+    planner.progressed(1, 900.0, "speculate")
+    assert planner.plan(100).mode == "speculate"
+    for _ in range(5):  # it was no stall: this is how it is now
+        planner.progressed(1, 900.0, "speculate")
+    assert planner.plan(106).mode == "cloud"
+
+
+def test_a_token_of_the_cloud_is_never_believed_to_take_longer_than_a_pass_over_a_draft():
+    planner = AdaptivePlanner()
+    for _ in range(3):  # while the device read the prompt on the same machine
+        planner.answered(rtt_ms=None, computed_ms=90.0, drafted=0)
+    for _ in range(20):
+        planner.answered(rtt_ms=50.0, computed_ms=42.0, drafted=2)
+        planner.judged([0.5, 0.5], 1, True)
+        planner.drafted(30.0)
+    assert "the cloud alone 42.0" in planner.plan(60).reason
