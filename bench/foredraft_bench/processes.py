@@ -25,7 +25,7 @@ from typing_extensions import Self
 
 from foredraft_shared.errors import ForedraftError, LinkError, UsageError
 
-__all__ = ["CloudProcess", "Cores", "choose_cores", "pin", "stop_on_termination", "watching"]
+__all__ = ["CloudProcess", "Cores", "choose_cores", "pin", "stop", "stop_on_termination", "watching"]
 
 _STOP_S = 5.0
 _POLL_S = 0.05
@@ -79,6 +79,17 @@ def pin(process: int, cores: Sequence[int]) -> None:
     if cores and sys.platform == "linux":
         with contextlib.suppress(OSError):
             os.sched_setaffinity(process, cores)
+
+
+def stop(process: subprocess.Popen[Any], by: signal.Signals = signal.SIGTERM) -> None:
+    """End a child and wait for it: asked by a signal first, killed if it takes too long. May be called twice."""
+    if process.poll() is None:
+        process.send_signal(by)
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 class CloudProcess:
@@ -170,13 +181,7 @@ class CloudProcess:
 
     def close(self) -> None:
         """Stop it; may be called twice."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)  # SIGTERM would wait for open sessions
-            try:
-                self._process.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+        stop(self._process, signal.SIGINT)  # SIGTERM would wait for open sessions
         self._folder.cleanup()
 
     def __enter__(self) -> Self:

@@ -21,7 +21,7 @@ from foredraft_shared.errors import BackendMissing, LinkError
 from foredraft_shared.models import Model
 
 from ..in_transformers import in_transformers
-from ..processes import Cores, pin
+from ..processes import Cores, pin, stop
 from .device import KnownText
 
 __all__ = ["InLlamaServer", "InTransformers"]
@@ -161,12 +161,7 @@ class InLlamaServer:
 
     def close(self) -> None:
         """Stop it."""
-        self._process.terminate()
-        try:
-            self._process.wait(5.0)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        stop(self._process)
 
     def __enter__(self) -> Self:
         return self
