@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from foredraft_cloud.arithmetic import DTYPE_HELP
 from foredraft_shared.errors import UsageError
 
 from .comparison.commands import MINUTES, bench_full, bench_quick, compare, render, run
@@ -38,7 +39,7 @@ def _group(
         "smollm2-135m"
     ),
     draft: Annotated[str, typer.Option(help="The device's, as `foredraft demo` takes it.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="The target's arithmetic: bfloat16 or float32.")] = "bfloat16",
+    dtype: Annotated[str, typer.Option(help=DTYPE_HELP)] = "bfloat16",
     exits: Annotated[str | None, typer.Option(help="Layers that hint, such as 10,20; see `foredraft serve`.")] = None,
     recording: Annotated[
         Path | None, typer.Option(help="For --full: a recorded network (.csv) to play beside the named ones.")

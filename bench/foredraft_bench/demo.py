@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from foredraft_cloud.arithmetic import DTYPE_HELP
 from foredraft_shared.errors import UsageError
 from foredraft_shared.messages import SamplingParams
 from foredraft_shared.traces import TraceWriter, read_trace
@@ -91,7 +92,7 @@ def demo(
     rtt_ms: Annotated[float, typer.Option(min=0, help="Round trip of the emulated network.")] = 20.0,
     jitter_ms: Annotated[float, typer.Option(min=0, help="By how much the round trip varies up and down.")] = 0.0,
     rate_mbps: Annotated[float, typer.Option(min=0, help="Megabits a second each way; 0 is unlimited.")] = 0.0,
-    dtype: Annotated[str, typer.Option(help="The target's arithmetic: bfloat16 or float32.")] = "bfloat16",
+    dtype: Annotated[str, typer.Option(help=DTYPE_HELP)] = "bfloat16",
     exits: Annotated[
         str | None, typer.Option(help="Layers that hint, such as 10,20; none unless these or --heads are named.")
     ] = None,

@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from foredraft_cloud.arithmetic import DTYPE_HELP
 from foredraft_shared.models import Model, open_model
 
 from .together import measure_together
@@ -78,7 +79,7 @@ def measure_engine(
     if compare:
         from .in_transformers import in_transformers
 
-        theirs = in_transformers(model, {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype])
+        theirs = in_transformers(model, torch.float32 if dtype == "float32" else torch.bfloat16)
         with torch.inference_mode():
             cache = theirs(torch.tensor([prompt]), use_cache=True).past_key_values
 
@@ -110,7 +111,7 @@ def measure_engine(
 
 def engine(
     model: Annotated[str, typer.Option(help="The model: a name, a folder or a GGUF file.")] = "smollm2-135m",
-    dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
+    dtype: Annotated[str, typer.Option(help=DTYPE_HELP)] = "bfloat16",
     threads: Annotated[list[int] | None, typer.Option(min=1, help="May be repeated; by default 1 and 2.")] = None,
     cached: Annotated[int, typer.Option(min=16, help="Tokens before the pass.")] = 128,
     turns: Annotated[int, typer.Option(min=1, help="Passes of each kind.")] = 30,

@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
+from foredraft_cloud.arithmetic import DTYPE_HELP
 from foredraft_shared.errors import ForedraftError, UsageError
 from foredraft_shared.messages import SamplingParams
 from foredraft_shared.transports.profiles import PROFILES, profile
@@ -148,7 +149,7 @@ def networks(
     prompts: Annotated[Path | None, typer.Option(help="JSON lines with `prompt` or `turns`.")] = None,
     texts: Annotated[int, typer.Option(min=2, help="Texts a network and mode; the first is not counted.")] = 6,
     tokens: Annotated[int, typer.Option(min=8, help="Length of each.")] = 64,
-    dtype: Annotated[str, typer.Option(help="The target's arithmetic: bfloat16 or float32.")] = "bfloat16",
+    dtype: Annotated[str, typer.Option(help=DTYPE_HELP)] = "bfloat16",
     offline: Annotated[bool, typer.Option("--offline", help="Use only models that are on this machine.")] = False,
 ) -> None:
     """Check the planner's promise and the simulator's word over every named network, with real models."""

@@ -16,10 +16,11 @@ from typing import Any, cast
 
 from typing_extensions import Self
 
+from foredraft_cloud.arithmetic import check_arithmetic
 from foredraft_edge.client import Client
 from foredraft_edge.drafters.base import Drafter
 from foredraft_edge.drafters.loading import default_draft, load_drafter
-from foredraft_shared.errors import PromptTooLong, UsageError
+from foredraft_shared.errors import PromptTooLong
 from foredraft_shared.interrupts import interrupts_wait
 from foredraft_shared.messages import TokenId
 from foredraft_shared.models import Tokenizer, open_model
@@ -30,9 +31,7 @@ from .modes import Place
 from .processes import CloudProcess, Cores, choose_cores, pin, watching
 from .screen import telling
 
-__all__ = ["DTYPES", "Connected", "Pair", "Stage", "encoded", "short_name"]
-
-DTYPES = ("bfloat16", "float32")
+__all__ = ["Connected", "Pair", "Stage", "encoded", "short_name"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +52,7 @@ class Pair:
     """Trained heads of the exits; by default those that come with the target."""
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise UsageError(f"dtype is {self.dtype!r}; choose {' or '.join(DTYPES)}.")
+        check_arithmetic(self.dtype)
 
     def named(self) -> Pair:
         """The same with the draft by its name, so that everybody knows what was measured.

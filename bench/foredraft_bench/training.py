@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from foredraft_cloud.arithmetic import DTYPE_HELP
 from foredraft_cloud.training.commands import Offline, TargetOption, layer_numbers, train
 from foredraft_shared.errors import UsageError
 
@@ -60,7 +61,7 @@ def evaluate(
     drafted: Annotated[int, typer.Option(min=1, max=32, help="Tokens of the rounds that hints are judged in.")] = 4,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many prompts, spread over the file.")] = None,
     tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 64,
-    dtype: Annotated[str, typer.Option(help="Of the target: bfloat16 or float32.")] = "bfloat16",
+    dtype: Annotated[str, typer.Option(help=DTYPE_HELP)] = "bfloat16",
     threads: Annotated[int, typer.Option(min=1, help="Threads of each side's arithmetic.")] = 1,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there too.")

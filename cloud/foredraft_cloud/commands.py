@@ -15,6 +15,7 @@ from rich.console import Console
 from foredraft_shared.errors import UsageError
 from foredraft_shared.models import open_model
 
+from .arithmetic import DTYPE_HELP, check_arithmetic
 from .journal import configure_logs
 from .keys import data_folder
 from .listening import Listening, needs_keys
@@ -22,7 +23,6 @@ from .watch import Watch
 
 __all__ = ["serve"]
 
-_DTYPES = ("bfloat16", "float32")
 CONTROL_PORT = 5556
 
 
@@ -39,7 +39,7 @@ def serve(
         Path | None,
         typer.Option(help="Exit heads made by `foredraft train exits`; by default those that come with the model."),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
+    dtype: Annotated[str, typer.Option(help=DTYPE_HELP)] = "bfloat16",
     threads: Annotated[int, typer.Option(min=1, help="Threads of the model's passes.")] = 1,
     context: Annotated[int | None, typer.Option(help="Longest session in tokens; by default the model's own.")] = None,
     max_sessions: Annotated[
@@ -102,8 +102,7 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a target model to devices that draft for it."""
-    if dtype not in _DTYPES:
-        raise UsageError(f"dtype is {dtype!r}; choose {' or '.join(_DTYPES)}.")
+    check_arithmetic(dtype)
     if lossy_exit is not None and (drop_confidence is not None or exits not in (None, "none")):
         raise UsageError("--lossy-exit makes that layer the last one; leave --exits and --drop-confidence out.")
     configure_logs(log_format, log_level)

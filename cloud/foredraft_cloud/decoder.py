@@ -19,6 +19,7 @@ from foredraft_shared.errors import UsageError
 from foredraft_shared.models.artifacts import Artifact
 from foredraft_shared.models.config import ModelConfig
 
+from .arithmetic import check_arithmetic
 from .attention import Piece, Plan, attend, cut, plan
 from .cache import PAGE_TOKENS, Cache, bytes_per_token
 from .exit_heads import ExitHead, RunLogits, UntrainedHead
@@ -263,7 +264,7 @@ def load_target(
     """Make a target of a model.
 
     Args:
-        dtype: ``float32`` or ``bfloat16``.
+        dtype: one of :data:`foredraft_cloud.arithmetic.ARITHMETICS`.
         exits: layers that hint; ``None`` for all that ``heads`` has a head for.
         heads: trained exit heads; a layer without one hints by the target's own head, uncalibrated.
         context: most tokens of a session; the model's own by default, at most 8192.
@@ -273,20 +274,19 @@ def load_target(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    if dtype not in kinds:
-        raise UsageError(f"dtype {dtype!r} is not supported; use float32 or bfloat16.")
+    check_arithmetic(dtype)
+    states = torch.float32 if dtype == "float32" else torch.bfloat16
     config = model.config
     context = min(context or min(config.context, 8192), config.context)
     with torch.inference_mode():
-        transformer = Transformer(config, model.weights, kinds[dtype], context)
+        transformer = Transformer(config, model.weights, states, context, quantised=dtype == "w8a8")
         chosen = () if exits is None else tuple(exits)
         trained: dict[int, TrainedHead] = {}
         if heads is not None:
             chosen = layers_of(heads) if exits is None else chosen
             trained = trained_heads(heads, transformer, model.weights, chosen)
     if cache_bytes is None:
-        session = -(-context // PAGE_TOKENS) * PAGE_TOKENS * bytes_per_token(config, kinds[dtype])
+        session = -(-context // PAGE_TOKENS) * PAGE_TOKENS * bytes_per_token(config, states)
         cache_bytes = suggested_cache_bytes(slots * session, session)
     return DecoderTarget(
         transformer, exits=chosen, heads=trained, context=context, cache_bytes=cache_bytes, shapes=prove(transformer)

@@ -19,7 +19,6 @@ from foredraft_shared.errors import ModelUnsupported
 
 from .attention import KEY_STEP, AttentionShape, attend, cut, plan
 from .cache import PAGE_TOKENS
-from .linear import pack
 from .transformer import Transformer
 
 __all__ = ["CANDIDATE_ROWS", "Shapes", "prove", "prove_attention", "prove_rows"]
@@ -118,7 +117,7 @@ def _row_functions(transformer: Transformer) -> tuple[RowFunction, ...]:
         (config.feed_forward, config.hidden),
     )
     # The head is large enough to show any difference in its ordinary results.
-    probes = [_cancelling_product(inputs, outputs, transformer.dtype) for inputs, outputs in products]
+    probes = [_cancelling_product(inputs, outputs, transformer) for inputs, outputs in products]
     return (*probes, project, finish, transformer.score)
 
 
@@ -183,16 +182,20 @@ def _cancelling(text: Tensor, length: int) -> Tensor:
     return result
 
 
-def _cancelling_product(inputs: int, outputs: int, dtype: torch.dtype) -> RowFunction:
+def _cancelling_product(inputs: int, outputs: int, transformer: Transformer) -> RowFunction:
     """The same for a linear layer: a weight of this shape whose halves cancel on a row whose halves are equal."""
     half = inputs // 2
     some = torch.randn(min(outputs, 256), half, generator=torch.Generator().manual_seed(1))
     weight = torch.zeros(some.shape[0], inputs)
     weight[:, :half], weight[:, half : 2 * half] = some, -some
-    product = pack(weight.to(dtype).repeat(-(-outputs // some.shape[0]), 1)[:outputs], None, dtype)
+    product = transformer.pack(weight.repeat(-(-outputs // some.shape[0]), 1)[:outputs])
 
     def function(rows: Tensor) -> Tensor:
         row_half = rows.repeat(1, -(-half // rows.shape[1]))[:, :half]
-        return product(torch.cat([row_half, row_half, rows.new_zeros(len(rows), inputs - 2 * half)], 1).to(dtype))
+        return product(
+            torch.cat([row_half, row_half, rows.new_zeros(len(rows), inputs - 2 * half)], 1).to(
+                transformer.product_dtype
+            )
+        )
 
     return function

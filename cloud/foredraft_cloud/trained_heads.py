@@ -2,7 +2,7 @@
 
 A head is a residual step upon the exit's state (a feed-forward part, or the whole of the target's next layer, taught anew),
 a norm, a matrix to where the target's last state would be, and the target's own rows for its most frequent tokens. Its
-matrices lie in the dtype of the target. What it says is a hint and never decides a token, so that its products need no
+matrices lie in the arithmetic of the target. What it says is a hint and never decides a token, so that its products need no
 proven shapes; they are asked for in the target's all the same.
 """
 
@@ -24,7 +24,7 @@ from foredraft_shared.models.artifacts import Artifact
 from foredraft_shared.sampling import pick
 
 from .foresight import Foresight, evidence
-from .linear import Linear, pack
+from .linear import Linear
 from .transformer import Layer, Transformer, Weights
 
 __all__ = ["SubVocabularyLogits", "TrainedHead", "layers_of", "trained_heads"]
@@ -73,7 +73,6 @@ class TrainedHead:
         foresight: Foresight,
         weights: Weights,
     ) -> None:
-        dtype = transformer.dtype
         self._transformer, self._foresight = transformer, foresight
         self.tokens = tokens
         """That it can say, ascending."""
@@ -86,10 +85,10 @@ class TrainedHead:
         else:
             gate_up = np.concatenate([tensors["mlp.gate.weight"], tensors["mlp.up.weight"]])
             norm, down = (torch.from_numpy(tensors[name]) for name in ("mlp_norm.weight", "mlp.down.weight"))
-            self._mlp = norm, pack(torch.from_numpy(gate_up), None, dtype), pack(down, None, dtype)
+            self._mlp = norm, transformer.pack(torch.from_numpy(gate_up)), transformer.pack(down)
         self._norm = torch.from_numpy(tensors["norm.weight"])
-        self._map = pack(torch.from_numpy(tensors["map.weight"]), None, dtype)
-        self._rows = pack(torch.from_numpy(rows), None, dtype)
+        self._map = transformer.pack(torch.from_numpy(tensors["map.weight"]))
+        self._rows = transformer.pack(torch.from_numpy(rows))
 
     def __call__(self, hidden: Tensor) -> SubVocabularyLogits:
         return SubVocabularyLogits(self.scores(hidden), self.tokens, self._foresight)

@@ -11,7 +11,8 @@ Three liberties are taken with the order of a checkpoint's numbers, none with th
 * the two halves of each query and key head are interleaved, so that a rotation is one complex product;
 * q, k and v are one projection, and so are gate and up.
 
-The residual stream, norms and rotations are float32 whatever the dtype of the weights.
+The residual stream, norms and rotations are float32 whatever the dtype of the weights. In W8A8 so is what goes into a product
+and comes out of one; keys, values and what attention makes of them are bfloat16.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from foredraft_shared.errors import ModelDamaged
 from foredraft_shared.models.config import ModelConfig
 
 from .linear import Linear, pack
+from .quantised import pack_quantised
 from .rope import rotations
 
 __all__ = ["Layer", "Transformer"]
@@ -52,15 +54,20 @@ class Transformer:
 
     Args:
         weights: float32 arrays by canonical name (:mod:`foredraft_shared.models.weights`).
+        dtype: of the cache and of attention; of the products, too, unless they are ``quantised``.
         context: longest text, in tokens.
 
     Raises:
         ModelDamaged: a weight is missing or has another shape than the configuration says.
     """
 
-    def __init__(self, config: ModelConfig, weights: Weights, dtype: torch.dtype, context: int) -> None:
+    def __init__(
+        self, config: ModelConfig, weights: Weights, dtype: torch.dtype, context: int, *, quantised: bool = False
+    ) -> None:
         self.config = config
         self.dtype = dtype
+        self.quantised = quantised
+        self.product_dtype = torch.float32 if quantised else dtype  # of what goes into a product and comes out of it
         self.group = config.heads // config.kv_heads
         self.query_width = config.heads * config.head_dim
         self.key_width = config.kv_heads * config.head_dim
@@ -70,7 +77,7 @@ class Transformer:
         self.layers = tuple(self._layer(f"layers.{index}.") for index in range(config.layers))
         self.norm = self._get("norm.weight", config.hidden)
         head = "embedding.weight" if config.tied else "head.weight"
-        self.head = pack(self._get(head, config.vocabulary, config.hidden), None, dtype)  # [R, E] -> [R, V]
+        self.head = self.pack(self._get(head, config.vocabulary, config.hidden))  # [R, E] -> [R, V]
         del self._weights
 
     # --- the arithmetic
@@ -99,7 +106,7 @@ class Transformer:
         pairs = torch.view_as_complex(turned.unflatten(2, (-1, 2)))
         turned = torch.view_as_real(pairs * turns).flatten(2)
         keys_values[:, 0].copy_(turned[:, heads:])
-        return turned[:, :heads].to(self.dtype), keys_values
+        return turned[:, :heads].to(self.dtype), keys_values.to(self.dtype)
 
     def finish(self, layer: Layer, hidden: Tensor, attended: Tensor) -> Tensor:
         """The rest of the layer: [R, E], [R, G*KV*D] -> [R, E]; changes ``hidden`` in place."""
@@ -110,14 +117,18 @@ class Transformer:
         return hidden
 
     def score(self, hidden: Tensor) -> Tensor:
-        """Final norm and head: [R, E] -> [R, V] in the model's dtype."""
+        """Final norm and head: [R, E] -> [R, V] in the products' dtype."""
         return self.head(self.normed(hidden, self.norm))
 
     def normed(self, hidden: Tensor, weight: Tensor) -> Tensor:
-        """RMS norm: [R, E] float32 -> [R, E] in the model's dtype."""
-        return F.rms_norm(hidden, (self.config.hidden,), weight, self.config.norm_eps).to(self.dtype)
+        """RMS norm: [R, E] float32 -> [R, E] in the products' dtype."""
+        return F.rms_norm(hidden, (self.config.hidden,), weight, self.config.norm_eps).to(self.product_dtype)
 
     # --- loading
+
+    def pack(self, weight: Tensor, bias: Tensor | None = None) -> Linear:
+        """The linear layer of ``weight`` [out, in] and ``bias`` [out] in the arithmetic of this model."""
+        return pack_quantised(weight, bias) if self.quantised else pack(weight, bias, self.dtype)
 
     def make_layer(self, weights: Weights, index: int) -> Layer:
         """Layer ``index`` of other weights under the same names; raises as the constructor does."""
@@ -164,16 +175,12 @@ class Transformer:
         gate_up = torch.cat([self._get(f"{prefix}mlp.{name}.weight", feed, hidden) for name in ("gate", "up")])
         return Layer(
             attention_norm=self._get(f"{prefix}attn_norm.weight", hidden),
-            qkv=pack(torch.cat([query, key, value]), qkv_bias, self.dtype),
+            qkv=self.pack(torch.cat([query, key, value]), qkv_bias),
             query_key_norm=norms,
-            output=pack(
-                self._regroup(output.T).T,
-                self._bias(f"{prefix}attn.o.bias", hidden),
-                self.dtype,
-            ),
+            output=self.pack(self._regroup(output.T).T, self._bias(f"{prefix}attn.o.bias", hidden)),
             mlp_norm=self._get(f"{prefix}mlp_norm.weight", hidden),
-            gate_up=pack(gate_up, None, self.dtype),
-            down=pack(self._get(f"{prefix}mlp.down.weight", hidden, feed), None, self.dtype),
+            gate_up=self.pack(gate_up),
+            down=self.pack(self._get(f"{prefix}mlp.down.weight", hidden, feed)),
         )
 
     def _regroup(self, weight: Tensor) -> Tensor:

@@ -17,8 +17,11 @@ CASES = [
     ("llama", "bfloat16", 1),
     ("llama", "bfloat16", 2),
     ("mistral-window", "bfloat16", 1),
+    ("llama", "w8a8", 1),
+    ("llama", "w8a8", 2),
     ("qwen3", "float32", 1),
     ("qwen3", "bfloat16", 2),
+    ("qwen3", "w8a8", 1),
 ]
 
 

@@ -58,7 +58,7 @@ def test_a_cache_too_small_for_anything_is_a_usage_error_and_a_small_one_bounds_
 def test_wrong_exits_and_dtype_are_usage_errors() -> None:
     with pytest.raises(UsageError, match="exits"):
         load_target(tiny_model("llama"), exits=(0,))
-    with pytest.raises(UsageError, match="float32 or bfloat16"):
+    with pytest.raises(UsageError, match="bfloat16, float32 or w8a8"):
         load_target(tiny_model("llama"), dtype="float16")
 
 

@@ -209,7 +209,7 @@ def test_prompts_from_a_file_and_a_choice_of_modes(
     [
         (["--prompts", "BROKEN"], r"error: line 2 of .*broken.jsonl is not UTF-8 .*save the file as UTF-8", 2),
         (["--modes", "cloud,fast"], r"error: there is no mode 'fast'; choose from cloud, waiting, hintless, ahead", 2),
-        (["--dtype", "int3"], r"error: dtype is 'int3'; choose bfloat16 or float32", 2),
+        (["--dtype", "int3"], r"error: dtype is 'int3'; choose bfloat16, float32 or w8a8", 2),
         (["--temperature", "-1"], r"error: temperature is -1.0; give", 2),
         (["--top-p", "0"], r"error: top_p is 0.0; give", 2),
         (["--json", "/nowhere/at/all.json"], r"error: cannot write /nowhere/at/all.json: there is no folder", 2),

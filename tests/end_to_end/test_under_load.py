@@ -91,7 +91,7 @@ def test_load_on_nobody_says_so(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "w8a8"])
 def test_sixteen_sessions_of_the_real_model_write_what_each_writes_alone(smollm2: Model, tmp_path: Path, dtype: str):
     target = load_target(smollm2, dtype=dtype, exits=(20,), context=320, slots=17, threads=1)
     tokens = 32

@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from foredraft_cloud.arithmetic import DTYPE_HELP
 from foredraft_shared.errors import UsageError
 from foredraft_shared.interrupts import interrupts_wait
 from foredraft_shared.messages import SamplingParams
@@ -62,7 +63,7 @@ def run(
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Keep the most probable tokens up to this mass.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Same seed, prompt and target: same text.")] = 0,
-    dtype: Annotated[str, typer.Option(help="The target's arithmetic: bfloat16 or float32.")] = "bfloat16",
+    dtype: Annotated[str, typer.Option(help=DTYPE_HELP)] = "bfloat16",
     exits: Annotated[str | None, typer.Option(help="Layers that hint, such as 10,20; see `foredraft serve`.")] = None,
     past_the_end: Annotated[
         bool, typer.Option("--past-the-end", help="Write on where the model would stop: answers of full length.")

@@ -10,6 +10,7 @@ from typing import Annotated, Protocol
 import typer
 from rich.console import Console
 
+from foredraft_cloud.arithmetic import DTYPE_HELP
 from foredraft_shared.errors import BackendMissing, ModelUnsupported
 from foredraft_shared.models import Model, open_model
 from foredraft_shared.models.store import locate
@@ -55,7 +56,7 @@ class _Ours:
 def compare_serving(
     sessions: Annotated[str, typer.Option(help="How many at once, with commas between.")] = "1,4,16",
     model: Annotated[str, typer.Option(help="A name, a folder or a GGUF file.")] = "smollm2-135m",
-    dtype: Annotated[str, typer.Option(help="bfloat16 or float32; llama.cpp uses what the file holds.")] = "bfloat16",
+    dtype: Annotated[str, typer.Option(help=f"{DTYPE_HELP} llama.cpp uses what the file holds.")] = "bfloat16",
     threads: Annotated[int, typer.Option(min=1, help="Of each target.")] = 1,
     draft_length: Annotated[int, typer.Option(min=1, help="Tokens a draft, where devices draft.")] = 4,
     acceptance: Annotated[float, typer.Option(help="Probability that a drafted token is accepted.")] = 0.8,

@@ -47,7 +47,7 @@ class InTransformers:
         self._torch = torch
         self._threads = threads
         self._cores = cores
-        self._theirs = in_transformers(model, getattr(torch, dtype))
+        self._theirs = in_transformers(model, torch.float32 if dtype == "float32" else torch.bfloat16)
 
     def tokens_per_second(self, texts: Sequence[KnownText], sessions: int, seconds: float) -> float:
         """Of batches of ``sessions`` texts, one after another, for at least so long; prompts are read in that time, too."""

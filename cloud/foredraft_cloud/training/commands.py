@@ -15,6 +15,8 @@ from rich.console import Console
 
 from foredraft_shared.errors import UsageError
 
+from ..arithmetic import DTYPE_HELP
+
 if TYPE_CHECKING:
     import torch
 
@@ -56,7 +58,7 @@ def collect_command(
     answer: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 256,
     longest: Annotated[int, typer.Option(min=1, help="Longest prompt in tokens; longer ones are passed over.")] = 300,
     shard: Annotated[int, typer.Option(min=1, help="Answered tokens of a file.")] = 20_000,
-    dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
+    dtype: Annotated[str, typer.Option(help=DTYPE_HELP)] = "bfloat16",
     threads: Threads = 1,
     seed: Annotated[int, typer.Option(help="Of the choice of prompts and of the noise.")] = 0,
     offline: Offline = False,
