@@ -26,6 +26,7 @@ from .exit_heads import ExitHead, RunLogits, UntrainedHead
 from .memory import suggested_cache_bytes
 from .pages import PagedTarget
 from .proof import Shapes, prove
+from .smoothing import calibration_tokens, smoothed
 from .target import ExitView, Logits, Run
 from .trained_heads import TrainedHead, layers_of, trained_heads
 from .transformer import Layer, Transformer, Weights
@@ -279,7 +280,11 @@ def load_target(
     config = model.config
     context = min(context or min(config.context, 8192), config.context)
     with torch.inference_mode():
-        transformer = Transformer(config, model.weights, states, context, quantised=dtype == "w8a8")
+        if dtype == "w8a8":
+            weights = smoothed(config, model.weights, calibration_tokens(model))
+            transformer = Transformer(config, weights, states, context, quantised=True)
+        else:
+            transformer = Transformer(config, model.weights, states, context)
         chosen = () if exits is None else tuple(exits)
         trained: dict[int, TrainedHead] = {}
         if heads is not None:

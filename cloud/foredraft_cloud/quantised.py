@@ -70,7 +70,7 @@ KERNELS: tuple[Kernel, ...] = (in_onednn, in_float32)
 
 def pack_quantised(weight: Tensor, bias: Tensor | None) -> Linear:
     """The linear layer of ``weight`` [out, in] and ``bias`` [out]: [rows, in] of any float -> [rows, out] float32."""
-    numbers, scale = quantise(weight.float())
+    numbers, scale = quantise(weight.float().contiguous())  # oneDNN takes it as it lies in memory
     multiply = integer_product(*weight.shape)(numbers, scale.squeeze(1))
 
     def linear(rows: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ class Transformer:
         self.embedding = self._get("embedding.weight", config.vocabulary, config.hidden).to(dtype)  # [V, E]
         self.layers = tuple(self._layer(f"layers.{index}.") for index in range(config.layers))
         self.norm = self._get("norm.weight", config.hidden)
-        head = "embedding.weight" if config.tied else "head.weight"
+        head = "head.weight" if "head.weight" in weights else "embedding.weight"
         self.head = self.pack(self._get(head, config.vocabulary, config.hidden))  # [R, E] -> [R, V]
         del self._weights
 

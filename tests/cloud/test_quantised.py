@@ -66,6 +66,7 @@ def test_a_quantised_layer_is_the_product_within_its_steps(biased: bool) -> None
     rows[4] = 0.0
     bias = torch.randn(48, generator=generator) if biased else None
     found = pack_quantised(weight, bias)(rows)
+    assert torch.equal(pack_quantised(weight.T.contiguous().T, bias)(rows), found)
     expected = torch.nn.functional.linear(rows, weight, bias)
     error = (found - expected).norm(dim=1) / expected.norm(dim=1).clamp(min=1.0)
     assert float(error.max()) < 0.02

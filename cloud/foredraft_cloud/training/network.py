@@ -6,7 +6,7 @@ names (:mod:`foredraft_shared.models.weights`) and their order, so that what was
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -48,10 +48,22 @@ class Network:
         self._cosines = torch.cat([turns.real, turns.real], 1).to(device, dtype)  # [context, D]
         self._sines = torch.cat([turns.imag, turns.imag], 1).to(device, dtype)
 
-    def layer(self, hidden: Tensor, weights: LayerWeights, rows: Tensor | None = None) -> Tensor:
-        """[B, T, E] -> [B, T, E]; with ``rows`` (flat indices, [M]) only these are finished: [M, E]."""
+    def layer(
+        self,
+        hidden: Tensor,
+        weights: LayerWeights,
+        rows: Tensor | None = None,
+        *,
+        watch: Callable[[str, Tensor], None] = lambda product, inputs: None,
+    ) -> Tensor:
+        """[B, T, E] -> [B, T, E]; with ``rows`` (flat indices, [M]) only these are finished: [M, E].
+
+        Args:
+            watch: is shown what goes into the products ``qkv``, ``gate_up`` and ``down``.
+        """
         config = self.config
         normed = self.norm(hidden, weights["attn_norm.weight"])
+        watch("qkv", normed)
         query = self._heads(normed, weights, "q", config.heads)  # [B, H, T, D]
         key = self._heads(normed, weights, "k", config.kv_heads)
         value = self._heads(normed, weights, "v", config.kv_heads)
@@ -60,7 +72,9 @@ class Network:
             hidden, attended = hidden.flatten(0, 1)[rows], attended.flatten(0, 1)[rows]
         hidden = hidden + F.linear(attended, weights["attn.o.weight"], weights.get("attn.o.bias"))
         normed = self.norm(hidden, weights["mlp_norm.weight"])
+        watch("gate_up", normed)
         gated = F.silu(F.linear(normed, weights["mlp.gate.weight"])) * F.linear(normed, weights["mlp.up.weight"])
+        watch("down", gated)
         return hidden + F.linear(gated, weights["mlp.down.weight"])
 
     def norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
