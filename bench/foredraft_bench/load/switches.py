@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from foredraft_cloud.arithmetic import DTYPE_HELP
 from foredraft_shared.errors import UsageError
 from foredraft_shared.models import open_model
 from foredraft_shared.version import version
@@ -81,7 +82,7 @@ def switches(
     sessions: Annotated[str, typer.Option(help="How many at once, with commas between.")] = "1,8",
     rtt_ms: Annotated[str, typer.Option(help="Round trips of the devices' network, with commas between.")] = "20,80",
     model: Annotated[str, typer.Option(help="The target: a name, a folder or a GGUF file.")] = "smollm2-135m",
-    dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
+    dtype: Annotated[str, typer.Option(help=DTYPE_HELP)] = "bfloat16",
     threads: Annotated[int, typer.Option(min=1, help="Of the target; with 1 it gets a core of its own.")] = 1,
     in_process: Annotated[bool, typer.Option("--in-process", help="The engine alone: no sockets, no process.")] = False,
     exits: Annotated[

@@ -80,5 +80,5 @@ def test_the_forms_of_the_command_hold_the_baseline_in_every_cell() -> None:
 
 
 def test_a_dtype_that_there_is_not() -> None:
-    with pytest.raises(UsageError, match="dtype is 'int3'; choose bfloat16 or float32"):
+    with pytest.raises(UsageError, match="dtype is 'int3'; choose bfloat16, float32 or w8a8"):
         Pair("target", dtype="int3")
