@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from toy_world import VOCABULARY
 from foredraft_bench.load import compare
 from foredraft_bench.load.device import KnownText
 from foredraft_bench.load.exchange import InProcess
+from foredraft_bench.load.in_llama import InLlama
 from foredraft_bench.load.others import InLlamaServer
 from foredraft_bench.load.setting import Setting
 from foredraft_bench.processes import Cores
@@ -21,6 +23,7 @@ from foredraft_cloud.engine import EngineOptions
 from foredraft_cloud.toy import ToyTarget
 from foredraft_shared.errors import BackendMissing, LinkError
 from foredraft_shared.messages import SamplingParams
+from foredraft_shared.models.store import locate
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -90,6 +93,33 @@ def test_llama_server_that_is_not_there_or_cannot_read_the_model_says_so(
     monkeypatch.setenv("PATH", "")
     with pytest.raises(BackendMissing, match="put it on the PATH"):
         InLlamaServer(Path("model.gguf"), 1, 1, 100, Cores())
+
+
+@pytest.mark.skipif(find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed")
+def test_llama_cpp_here_writes_texts_side_by_side_one_begun_where_one_ends(smollm2: object):
+    engine = InLlama(locate("smollm2-135m"), 1, 3, 64, Cores())
+    passes: list[list[tuple[int, int, int]]] = []
+    take = engine._pass
+
+    def watched(seats: Any) -> Any:
+        before = [(seat.sequence, len(seat.fresh), seat.length) for seat in seats]
+        passes.append(before)
+        return take(seats)
+
+    engine._pass = watched  # type: ignore[method-assign]
+    try:
+        assert engine.tokens_per_second([KnownText(text.prompt, text.sampling, 2) for text in TEXTS], 3, 2.0) > 0
+    finally:
+        engine.close()
+    assert passes[1] == [(0, 3, 0), (1, 3, 0), (2, 3, 0)]
+    assert passes[2] == [(0, 1, 3), (1, 1, 3), (2, 1, 3)]
+    assert passes[3] == passes[1]  # texts of two tokens
+
+
+def test_llama_cpp_that_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    with pytest.raises(BackendMissing, match="install one"):
+        InLlama(Path("model.gguf"), 1, 1, 100, Cores())
 
 
 class _Steady:

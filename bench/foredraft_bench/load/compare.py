@@ -20,6 +20,7 @@ from ..processes import Cores, choose_cores, pin, stop_on_termination
 from ..report import check_writable, write_atomically
 from .device import Habits, KnownText
 from .exchange import Exchange
+from .in_llama import InLlama
 from .others import InLlamaServer, InTransformers
 from .pattern import independent
 from .rows import learn, measure
@@ -119,10 +120,16 @@ def _others(
         found.append(theirs)
     except (BackendMissing, ModelUnsupported) as error:
         notes.append(f"transformers left out: {error}")
+    gguf = locate(setting.model)
     try:
-        gguf = locate(setting.model)
         llama = InLlamaServer(gguf, setting.threads, setting.sessions, setting.context, cores)
         found.append(stack.enter_context(llama))
     except BackendMissing as error:
-        notes.append(f"llama.cpp left out: {error}")
+        notes.append(f"llama.cpp's server left out: {error}")
+        try:
+            here = InLlama(gguf, setting.threads, setting.sessions, setting.context, cores)
+            stack.callback(here.close)
+            found.append(here)
+        except BackendMissing as further:
+            notes.append(f"llama.cpp left out: {further}")
     return found
