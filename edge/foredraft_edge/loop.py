@@ -280,13 +280,15 @@ class RoundLoop:
             self._send_draft(path)
 
     def _wants_reading(self) -> bool:
-        """Whether the drafter has much to read before it can draft."""
+        """Whether the drafter should read before it drafts: while the cloud writes anything, else what takes long."""
         path = self._path
-        if path is None or not (self._writing or self.plan.tokens is not None):
+        if path is None or self._deadlines.left_ms <= _READING_MS:
             return False
-        if self._speculating and not self._alone and self._complete(path):
+        if self._writing is None:
+            return self.plan.tokens is not None and path.unread > 0
+        if not self._alone and self._complete(path):
             return False  # nothing will be drafted: a length of 0 is one remote call a token
-        return path.unread > 0 and self._deadlines.left_ms > _READING_MS
+        return path.reading_ms > _READING_MS  # less is read along with the next token, in one pass
 
     def _read(self) -> None:
         assert self._path is not None
@@ -296,7 +298,7 @@ class RoundLoop:
         path = self._writing
         if path is None or path.exhausted or len(path.tokens) >= self._limit:
             return False
-        if self._deadlines.left_ms < self._planner.measured.draft_ms.value:
+        if self._deadlines.left_ms < path.reading_ms + self._planner.measured.draft_ms.value:
             return False  # it would come too late, and the deadline with it
         if self._alone:
             return True

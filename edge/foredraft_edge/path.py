@@ -93,6 +93,11 @@ class Path:
         """Tokens the drafter has to read before it can draft at its usual pace."""
         return self._drafter.read(0)
 
+    @property
+    def reading_ms(self) -> float:
+        """What reading them will take, by the pace of the last reading."""
+        return self.unread * self._reading_ms
+
     def read(self, budget_ms: float) -> int:
         """Let the drafter read as much as takes about ``budget_ms``; returns the nanoseconds it took.
 
