@@ -122,11 +122,22 @@ def engine(
             min=1, help="Time passes that serve so many sessions instead; may be repeated, beside one session."
         ),
     ] = None,
+    floor: Annotated[
+        bool,
+        typer.Option(
+            "--floor",
+            help="Time passes of 1, 4, 8 and 16 rows in bfloat16 and W8A8 beside the time it takes to read their weights "
+            "instead; --model random:qwen2-1.5b has random weights in that shape, and needs no download.",
+        ),
+    ] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there too.")
     ] = None,
 ) -> None:
-    """Time the target's passes beside transformers, or passes that serve many sessions."""
+    """Time the target's passes beside transformers, or in W8A8 beside bfloat16, or passes that serve many sessions."""
+    if floor:
+        _floor(model, threads or [1], cached, turns, json_file)
+        return
     opened = open_model(model)
     if sessions:
         _together(opened, sessions, threads or [1], dtype, cached, turns, json_file)
@@ -158,6 +169,33 @@ def engine(
     if json_file is not None:
         figures = {"model": model, "dtype": dtype, "cached": cached, "passes": [asdict(each) for each in results]}
         json_file.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def _floor(model: str, threads: list[int], cached: int, turns: int, json_file: Path | None) -> None:
+    from .floor import RANDOM, RandomModel, measure_floor
+
+    opened = RandomModel() if model == RANDOM else open_model(model)
+    figures: list[dict[str, object]] = []
+    for count in threads:
+        timed = measure_floor(opened, threads=count, cached=cached, turns=turns)
+        title = (
+            f"{model}, {count} threads; reading {timed[0].read_gib_per_s:.1f} GiB/s, "
+            f"copying {timed[0].copy_gib_per_s:.1f} GiB/s"
+        )
+        table = Table("dtype", "rows", "median ms", "of bfloat16", "floor ms", "over the floor", title=title)
+        for each in timed:
+            table.add_row(
+                each.dtype,
+                str(each.rows),
+                f"{each.median_ms:.1f}",
+                f"{each.of_bfloat16:.2f}",
+                f"{each.floor_ms:.1f}",
+                f"{each.over_floor:.2f}x",
+            )
+        Console().print(table)
+        figures += [{"threads": count, **asdict(each)} for each in timed]
+    if json_file is not None:
+        json_file.write_text(json.dumps({"model": model, "cached": cached, "passes": figures}, indent=2) + "\n")
 
 
 def _together(

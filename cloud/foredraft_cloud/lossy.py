@@ -36,6 +36,12 @@ class _Truncated:
 
     config: ModelConfig
     weights: Weights
+    whole: LoadedModel
+
+    @property
+    def tokenizer(self) -> object:
+        """What W8A8 reads its calibration text with."""
+        return getattr(self.whole, "tokenizer", None)
 
 
 class _FinalHead:
@@ -93,7 +99,7 @@ def load_lossy_target(
         }
     attends = f"layers.{layer}.attn_norm.weight" in own
     weights: Weights = ChainMap(own, model.weights) if attends else model.weights  # type: ignore[arg-type]
-    truncated = _Truncated(replace(model.config, layers=layer + attends), weights)
+    truncated = _Truncated(replace(model.config, layers=layer + attends), weights, model)
     target = load_target(truncated, dtype=dtype, context=context, slots=slots, cache_bytes=cache_bytes, threads=threads)
     if heads is not None:
         with torch.inference_mode():
