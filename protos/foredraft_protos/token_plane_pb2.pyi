@@ -155,8 +155,10 @@ class Resume(_message.Message):
     def __init__(self, session: _Optional[bytes] = ..., tokens: _Optional[_Iterable[int]] = ..., prompt_length: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping[str, object]]] = ..., limits: _Optional[_Union[Limits, _Mapping[str, object]]] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class Close(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("session_check",)
+    SESSION_CHECK_FIELD_NUMBER: _ClassVar[int]
+    session_check: int
+    def __init__(self, session_check: _Optional[int] = ...) -> None: ...
 
 class Ping(_message.Message):
     __slots__ = ("nonce",)
@@ -203,7 +205,7 @@ class Hint(_message.Message):
     def __init__(self, round: _Optional[int] = ..., exit_layer: _Optional[int] = ..., accepted: _Optional[int] = ..., token: _Optional[int] = ..., confidence: _Optional[int] = ...) -> None: ...
 
 class Verdict(_message.Message):
-    __slots__ = ("round", "base", "accepted", "token", "finish", "queued", "computed")
+    __slots__ = ("round", "base", "accepted", "token", "finish", "queued", "computed", "session_check")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     BASE_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
@@ -211,6 +213,7 @@ class Verdict(_message.Message):
     FINISH_FIELD_NUMBER: _ClassVar[int]
     QUEUED_FIELD_NUMBER: _ClassVar[int]
     COMPUTED_FIELD_NUMBER: _ClassVar[int]
+    SESSION_CHECK_FIELD_NUMBER: _ClassVar[int]
     round: int
     base: int
     accepted: int
@@ -218,7 +221,8 @@ class Verdict(_message.Message):
     finish: Finish
     queued: int
     computed: int
-    def __init__(self, round: _Optional[int] = ..., base: _Optional[int] = ..., accepted: _Optional[int] = ..., token: _Optional[int] = ..., finish: _Optional[_Union[Finish, str]] = ..., queued: _Optional[int] = ..., computed: _Optional[int] = ...) -> None: ...
+    session_check: int
+    def __init__(self, round: _Optional[int] = ..., base: _Optional[int] = ..., accepted: _Optional[int] = ..., token: _Optional[int] = ..., finish: _Optional[_Union[Finish, str]] = ..., queued: _Optional[int] = ..., computed: _Optional[int] = ..., session_check: _Optional[int] = ...) -> None: ...
 
 class Resync(_message.Message):
     __slots__ = ("length", "digest", "tail")
@@ -249,15 +253,17 @@ class Pong(_message.Message):
     def __init__(self, nonce: _Optional[int] = ...) -> None: ...
 
 class Failure(_message.Message):
-    __slots__ = ("code", "message", "retryable", "concerns_session", "retry_after_ms")
+    __slots__ = ("code", "message", "retryable", "concerns_session", "retry_after_ms", "session_check")
     CODE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     RETRYABLE_FIELD_NUMBER: _ClassVar[int]
     CONCERNS_SESSION_FIELD_NUMBER: _ClassVar[int]
     RETRY_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
+    SESSION_CHECK_FIELD_NUMBER: _ClassVar[int]
     code: str
     message: str
     retryable: bool
     concerns_session: bool
     retry_after_ms: int
-    def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., retryable: _Optional[bool] = ..., concerns_session: _Optional[bool] = ..., retry_after_ms: _Optional[int] = ...) -> None: ...
+    session_check: int
+    def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., retryable: _Optional[bool] = ..., concerns_session: _Optional[bool] = ..., retry_after_ms: _Optional[int] = ..., session_check: _Optional[int] = ...) -> None: ...

@@ -7,6 +7,8 @@ device comes back under a new address). The rules that keep this safe:
 * Whoever encodes a message of the edge gives the channel; whoever decodes Open or Resume learns it.
 * A channel is never given twice on a connection. A late message about a closed session therefore finds no session,
   instead of the next one.
+* What carries no digest of the text and does more than ask for a resume carries a check of the session's name: two
+  devices with one routing id get each other's messages, and both may have given the same channel.
 * A message on an unknown channel is :class:`UnknownChannel`, which carries the number: the cloud answers with
   :meth:`Codec.encode_need_resume` on that channel, and the edge, who gave it, knows which session is meant.
 
@@ -15,6 +17,7 @@ The same class serves both sides; what it encodes tells it which one it is.
 
 from __future__ import annotations
 
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -60,7 +63,10 @@ _EDGE_KINDS = (Open, Resume, Draft, Decode, Close)
 
 
 class UnknownChannel(Malformed):
-    """A message about a session whose channel is not in the table: closed, or from before the table was lost."""
+    """A message about a session whose channel is not in the table, or names another there.
+
+    It was closed, or the table was lost since, or the message was meant for another connection.
+    """
 
     code = "unknown_channel"
 
@@ -104,6 +110,9 @@ class Codec:
             envelope.channel = self._give(session) if isinstance(message, _EDGE_KINDS) else self._look_up(session)
             envelope.epoch_less_one = getattr(message, "epoch", 1) - 1
         _ENCODERS[type(message)](envelope, message)
+        kind = envelope.WhichOneof("body")
+        if session and kind in _CHECKED:
+            getattr(envelope, kind).session_check = _session_check(session)
         if isinstance(message, Close):
             self._free(envelope.channel)
         data: bytes = envelope.SerializeToString()
@@ -155,7 +164,7 @@ class Codec:
         if kind in _ABOUT_CONNECTION or (kind == "failure" and not envelope.failure.concerns_session):
             return b""
         session = self._session_of.get(envelope.channel)
-        if session is None:
+        if session is None or (kind in _CHECKED and getattr(envelope, kind).session_check != _session_check(session)):
             raise UnknownChannel(envelope.channel, kind, _epoch(envelope))
         self._session_of.move_to_end(envelope.channel)
         return session
@@ -189,6 +198,11 @@ class Codec:
         session = self._session_of.pop(channel, None)
         if session is not None:
             del self._channel_of[session]
+
+
+def _session_check(session: SessionId) -> int:
+    """Fourteen bits, so that it takes two bytes."""
+    return zlib.crc32(session) & 0x3FFF
 
 
 # --- one pair of functions a message: dataclass to envelope, envelope to dataclass ------------------------------------
@@ -405,6 +419,7 @@ def _epoch(envelope: Any) -> int:
 
 _ABOUT_CONNECTION = frozenset({"hello", "ping", "welcome", "go_away", "pong"})
 _SESSION_IN_BODY = frozenset({"open", "resume"})
+_CHECKED = frozenset({"verdict", "failure", "close"})
 
 _ENCODERS: dict[type, Callable[[Any, Any], None]] = {
     Hello: _encode_hello,

@@ -37,6 +37,7 @@ from foredraft_shared.transports.base import frame_bytes
 from foredraft_shared.wire import CONFIDENCE_STEPS, Codec, NoChannelError, UnknownChannel
 
 SESSION = bytes(range(16))
+OTHER = bytes(range(1, 17))
 
 u32 = st.integers(0, 2**32 - 1)
 u64 = st.integers(0, 2**64 - 1)
@@ -322,10 +323,31 @@ def test_sizes() -> None:
     a_round = sum(frame_bytes(sizes[what]) for what in ("Draft of 4", "Hint", "Verdict"))
     print(f"a round of Draft, Hint and Verdict: {a_round} bytes, {a_round / 3:.1f} a token at 3 tokens a round")
     assert sizes["Draft of 4"] <= 33
-    assert sizes["Verdict"] <= 22
+    assert sizes["Verdict"] <= 24
     assert sizes["Hint"] <= 20
     assert sizes["NeedResume"] <= 4
-    assert sizes["Close"] <= 4
+    assert sizes["Close"] <= 7
+
+
+@pytest.mark.parametrize("said", [Verdict(OTHER, 1, 3, 9, 0, 7), Failure("overloaded", "later", session=OTHER)])
+def test_what_was_meant_for_another_device_with_the_same_channel_is_not_taken(said: Message) -> None:
+    """Two devices with one routing id share a table at the cloud, and get each other's messages."""
+    first, second, cloud = Codec(), Codec(), Codec()
+    cloud.decode(first.encode(Open(SESSION, (1, 2))))
+    cloud.decode(second.encode(Open(OTHER, (1, 2))))
+    data = cloud.encode(said)
+    assert second.decode(data) == said
+    with pytest.raises(UnknownChannel):
+        first.decode(data)
+
+
+def test_a_close_ends_no_session_of_another_device() -> None:
+    first, second, cloud = Codec(), Codec(), Codec()
+    cloud.decode(first.encode(Open(SESSION, (1, 2))))
+    cloud.decode(second.encode(Open(OTHER, (1, 2))))
+    with pytest.raises(UnknownChannel):
+        cloud.decode(first.encode(Close(SESSION)))
+    assert cloud.decode(second.encode(Close(OTHER))) == Close(OTHER)
 
 
 def test_an_ordinary_round_keeps_the_budget() -> None:
