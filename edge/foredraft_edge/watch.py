@@ -33,7 +33,7 @@ RECONNECT_S = 0.5
 """Between two attempts to connect anew."""
 REPEAT_LIMIT_S = 4.0
 """Repetitions become rarer, up to this."""
-STALL_S = 0.5
+STALL_S = 0.25
 """A server that answers pings but not rounds for so long is as good as gone, for who can go on alone."""
 
 
