@@ -81,6 +81,7 @@ class Watch:
         self._reads = False
         self._suspect_ns = 0
         self._held_until_ns = 0
+        self._idle_until_ns = 0
         self._repeat_at_ns = 0
         self._repeat_ns = 0
         self._ping_at_ns = 0
@@ -151,7 +152,7 @@ class Watch:
         if self.state is SessionState.EDGE_ONLY:
             return self._ping_at_ns
         if self._asked_ns is None:
-            return self.heard_ns + _ns(REPEAT_LIMIT_S)
+            return max(self.heard_ns + _ns(REPEAT_LIMIT_S), self._idle_until_ns)
         if self.state is SessionState.SUSPECT:
             return min(self._repeat_at_ns, self._lost_ns(), self._stalled_ns())
         return self._asked_ns + self._patience_ns
@@ -167,6 +168,7 @@ class Watch:
             self._reconnect_at_ns = now_ns + self._reconnect_ns
             return ["reconnect", "ping"]
         if self._asked_ns is None:
+            self._idle_until_ns = now_ns + _ns(REPEAT_LIMIT_S)
             return []
         if self.state is not SessionState.SUSPECT:
             if now_ns < self._asked_ns + self._patience_ns:

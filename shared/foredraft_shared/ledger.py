@@ -174,6 +174,11 @@ class Ledger:
                 raise Diverged(f"round {verdict.round} does not continue the committed text")
             if verdict.accepted > len(round_.tokens) or (verdict.accepted < round_.forced and not verdict.finish):
                 raise Diverged(f"verdict accepts {verdict.accepted} of {len(round_.tokens)} draft tokens")
+            if not verdict.finish and round_.tokens[verdict.accepted :][:1] == (verdict.token,):
+                # Who judged this draft would have gone on: it is about another one, and says nothing of the rest of ours.
+                raise Diverged(
+                    f"verdict ends at draft token {verdict.accepted} of {len(round_.tokens)}, but agrees with it"
+                )
             done = True
             tokens = (*round_.tokens[: verdict.accepted], verdict.token)
         if verdict.finish:

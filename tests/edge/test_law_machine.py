@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from adversary import Device, Direction, Saved, Stage, Wire
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from toy_world import VOCABULARY, continuation
@@ -24,8 +24,10 @@ from foredraft_cloud.sessions import MAX_AHEAD
 from foredraft_cloud.toy import toy_scores
 from foredraft_edge.drafters.base import Proposal
 from foredraft_edge.drafters.text import Text as DraftText
+from foredraft_edge.link import Link
 from foredraft_edge.options import LoopOptions
 from foredraft_edge.planner import AdaptivePlanner, FixedPlanner, Planner
+from foredraft_edge.watch import Watch
 from foredraft_shared.errors import DeadlineMissed, LinkLost, Overloaded, SessionUnknown
 from foredraft_shared.messages import SamplingParams, TokenId
 
@@ -90,6 +92,9 @@ def obey(examples: int, *, derandomize: bool) -> None:
             database=None,
             deadline=None,
             suppress_health_check=list(HealthCheck),
+            # One failure, made short, and soon: a run that fails must not take minutes to say so.
+            phases=(Phase.generate, Phase.shrink),
+            report_multiple_bugs=False,
         ),
     )
 
@@ -437,3 +442,13 @@ def test_a_text_that_was_killed_before_its_first_token_is_not_given_the_verdict_
         law.flow(0.3)
         law.committed_is_true()
     law.teardown()
+
+
+def test_whoever_turns_in_circles_breaks_the_law(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time stands still for a device that never waits: no deadline ends it, and the test's own would tell nothing."""
+    law = Law()
+    law.begin(which=0, manner=MANNERS[0], stop=False, again=False, deadline_s=None)
+    monkeypatch.setattr(Watch, "next_ns", lambda self: 0)
+    monkeypatch.setattr(Link, "receive", lambda self, timeout_s: self.transport.receive(timeout_s) and None)
+    with pytest.raises(AssertionError, match="livelock"):
+        law.flow(0.3)

@@ -118,6 +118,14 @@ def test_who_was_refused_asks_again_when_told_to():
     assert machine.heard(2101 * MS)
 
 
+def test_where_nothing_is_asked_no_wait_is_over_before_it_began():
+    machine = watch()
+    machine.answered(1000 * MS, owed=False)
+    for now in (2000 * MS, 6000 * MS, 60_000 * MS):
+        assert machine.tick(now) == []
+        assert machine.next_ns() > now
+
+
 def test_the_caller_s_own_time_is_nobody_s_silence():
     machine = watch()
     machine.excuse(60_000 * MS)

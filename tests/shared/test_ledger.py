@@ -83,8 +83,9 @@ def test_a_verdict_commits_the_accepted_tokens_and_the_targets_own(
     ledger = ledger_with()
     draft = ledger.propose(drafted)
     accepted = data.draw(st.integers(0, len(drafted)))
-    new = ledger.commit(Verdict(SESSION, 1, draft.round, draft.base, accepted, 2))
-    assert new == (*drafted[:accepted], 2)
+    own = 3  # never drafted: it would have been accepted
+    new = ledger.commit(Verdict(SESSION, 1, draft.round, draft.base, accepted, own))
+    assert new == (*drafted[:accepted], own)
     assert tuple(ledger.tokens) == PROMPT + new
     assert tuple(ledger.written) == new
     assert ledger.in_flight == ()
@@ -149,6 +150,7 @@ NOT_TO_BE_COMMITTED = {
     "about text to come": (Diverged, Verdict(SESSION, 2, 1, BASE + 1, 0, 1)),
     "accepting more than was drafted": (Diverged, Verdict(SESSION, 2, 1, BASE, 3, 1)),
     "refusing a forced token": (Diverged, Verdict(SESSION, 2, 1, BASE, 0, 1)),
+    "refusing what it agrees with": (Diverged, Verdict(SESSION, 2, 1, BASE, 1, 1)),
     "accepting drafts in a stream": (Diverged, Verdict(SESSION, 2, 2, BASE, 1, 1)),
 }
 
