@@ -166,7 +166,8 @@ def chat(
             loss = "wait"  # there is nothing here to go on with
         if colour:
             legend = "  ".join(f"[{STYLES[name]}]{name}[/]" for name in _legend(lossy))
-            console.print(f"{model}: {legend}. /stats tells what an answer took, /clear forgets, an empty line ends.")
+            console.print(f"{model}, in colours that tell who wrote: {legend}", highlight=False)
+        console.print("/stats tells what an answer took, /clear forgets, an empty line ends.", highlight=False)
         last: list[str] = []
         while True:
             try:

@@ -57,6 +57,10 @@ def same(one: Served, other: Served) -> bool:
     return all(getattr(one, name) == getattr(other, name) for name in ("model", "dtype", "fingerprint", "lossy_exit"))
 
 
+_DOUBTFUL_MS = 100.0
+"""A greeting that takes longer, or is repeated, may have waited for a server that was still loading; a ping tells."""
+
+
 def _every(kind: type[errors.ForedraftError]) -> dict[str, type[errors.ForedraftError]]:
     found = {kind.code: kind}
     for child in kind.__subclasses__():
@@ -94,7 +98,7 @@ class Link:
         self.where = where
         self.clock = clock
         self.rtt_ms = 0.0
-        """Round trip of the greeting, milliseconds."""
+        """Round trip when it was greeted, milliseconds."""
         self.going_away: GoAway | None = None
         """What the server said when it began to stop."""
         self.welcome: Welcome | None = None
@@ -110,24 +114,31 @@ class Link:
         """
         deadline = self.clock() + timeout_s
         interval = 0.5
+        hellos = 0
         while True:
             sent_at = self.clock()
+            if not hellos:
+                first_at = sent_at
             greeted = True
             try:
                 self.send(self._hello)
+                hellos += 1
             except errors.LinkLost:
                 greeted = False  # the connection is not up yet
             until = min(deadline, sent_at + (interval if greeted else 0.02))
             while True:
                 message = self.transport.receive(max(0.0, until - self.clock()))
                 if isinstance(message, Welcome):
-                    self.rtt_ms = (self.clock() - sent_at) * 1000.0
+                    self.rtt_ms = (self.clock() - first_at) * 1000.0
                     if message.protocol != PROTOCOL_VERSION:
                         raise errors.ProtocolMismatch(
                             f"the server speaks protocol {message.protocol}, this device {PROTOCOL_VERSION}; "
                             "install the same version of foredraft on both."
                         )
                     self.welcome = message
+                    if hellos > 1 or self.rtt_ms > _DOUBTFUL_MS:
+                        with suppress(errors.LinkLost):
+                            self.rtt_ms = self.ping(0, self.rtt_ms / 1000.0) or self.rtt_ms
                     return message
                 if isinstance(message, Failure):
                     raise error_from(message)

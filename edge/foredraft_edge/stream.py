@@ -166,6 +166,11 @@ class TokenStream(Iterator[TokenEvent]):
         return self._loop.state if self._loop else SessionState.EDGE_ONLY
 
     @property
+    def has_server(self) -> bool:
+        """Whether there is anybody to verify the text; not in mode edge."""
+        return self._loop is not None
+
+    @property
     def finish(self) -> FinishReason:
         """Why the text has ended; empty while it goes on."""
         return self._loop.finish if self._loop else self._finish

@@ -68,6 +68,17 @@ def test_greet_tells_who_we_are_and_learns_who_answers():
     assert scene.link.rtt_ms == pytest.approx(20.0)
 
 
+def test_a_server_that_was_still_loading_is_not_far_away():
+    scene = Scene()
+    scene.network.while_waiting = lambda: scene.clock.now() >= 0.4 and scene._work()
+    assert scene.link.greet() == WELCOME
+    assert scene.clock.now() > 0.4
+    assert scene.link.rtt_ms == pytest.approx(20.0)
+    silent = Scene(lambda message: WELCOME if isinstance(message, Hello) else None, Faults(delay_s=(0.1, 0.1)))
+    assert silent.link.greet() == WELCOME
+    assert silent.link.rtt_ms == pytest.approx(200.0)
+
+
 @pytest.mark.parametrize("listening", [True, False])
 def test_nobody_answers(listening):
     scene = Scene(lambda message: None, listening=listening)
@@ -115,7 +126,7 @@ def test_a_server_of_another_protocol_is_refused():
 
 def test_what_is_left_of_an_earlier_text_does_not_disturb_the_greeting():
     left = [GoAway(100), Pong(3), WELCOME]
-    scene = Scene(lambda message: left.pop(0))
+    scene = Scene(lambda message: left.pop(0) if left else None)
     assert scene.link.greet(30.0) == WELCOME
 
 
