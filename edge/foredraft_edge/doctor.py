@@ -119,8 +119,8 @@ def power(readings_w: Sequence[float], unreadable: Sequence[str]) -> Finding:
             f"let it: sudo chmod a+r {unreadable[0]} (until the next start).",
         )  # fmt: skip
     return Finding(
-        "power", "warn", "the kernel shows no power meter: what a token costs in energy cannot be told",
-        "nothing is wrong with the text; where energy matters, use a board with a meter (INA3221) or one in the socket.",
+        "power", "warn", "no power meter: what a token costs in energy cannot be told",
+        "texts do not need it; where energy matters, take a board with a meter (INA3221), or one in the socket.",
     )  # fmt: skip
 
 
@@ -294,6 +294,12 @@ def speculation(trial: Trial) -> Finding:
         return Finding(
             "speculation", "warn", f"{trial.name} had nothing to propose in {trial.tokens} tokens",
             "the cloud would write alone; a draft of the target's family would be asked more: --draft MODEL.", figures,
+        )  # fmt: skip
+    if not trial.accepted:
+        return Finding(
+            "speculation", "warn", f"{right}: too few to tell, but no good sign ({trial.name})",
+            "the planner lets the cloud write alone where drafts do not pay; take one of the target's own family, or measure: "
+            "`foredraft bench`.", figures,
         )  # fmt: skip
     few = " (a few tokens tell little: `foredraft bench` measures well)"
     if expected_ms < alone_ms:

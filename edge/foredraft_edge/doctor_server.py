@@ -123,14 +123,14 @@ def _way(address: str, patience: Patience) -> Iterator[Finding]:
             )
         )
     if mechanism == "CURVE":
-        yield Finding("encryption", "ok", "CURVE, and this device is enrolled")
+        yield Finding("encryption", "ok", "CURVE, and this device has keys for it")
     elif entry is not None:
         raise _Ended(
             Finding(
                 "encryption",
                 "fail",
                 f"this device is enrolled at {address}, but what answers there does not encrypt",
-                "start the server with --secure; if it is meant to be in the clear: foredraft enroll --forget.",
+                f"start the server with --secure; if it is meant to be in the clear: foredraft enroll {entry.control} --forget.",
             )
         )
     elif is_loopback(host):

@@ -233,3 +233,4 @@ def test_whether_drafting_pays_is_said_with_the_reason() -> None:
     says(trial(draft_ms=2.0, alone_ms=10.0, rtt_ms=20.0, accepted=2), "warn", "does not pay", "seldom right")
     says(trial(draft_ms=2.0, alone_ms=5.0, rtt_ms=200.0, accepted=30), "warn", "does not pay", "nearer server")
     says(trial(draft_ms=2.0, alone_ms=5.0, rtt_ms=20.0, accepted=0, drafted=0), "warn", "nothing to propose", "--draft")
+    says(trial(draft_ms=2.0, alone_ms=60.0, rtt_ms=20.0, accepted=0, drafted=8), "warn", "0 of 8", "own family")

@@ -214,14 +214,14 @@ def test_enrolled_but_what_answers_does_not_encrypt(look: Look, tmp_path: Path) 
     with secured(tmp_path / "data") as service:
         service.device("robot")
     with serving(bind=service.address):
-        fails(look(service.address), "encryption", "does not encrypt", "--secure")
+        fails(look(service.address), "encryption", "does not encrypt", f"foredraft enroll {service.control} --forget")
 
 
 def test_the_server_this_device_is_enrolled_with_needs_no_naming(look: Look, tmp_path: Path) -> None:
     with secured(tmp_path / "data", fingerprint="") as service:
         service.device("robot")
         findings = look("--draft", "ngram")
-    assert findings["encryption"]["finding"] == "CURVE, and this device is enrolled"
+    assert findings["encryption"]["finding"] == "CURVE, and this device has keys for it"
     assert findings["target"]["status"] == "ok"
     assert findings["round trip"]["figures"]["median_ms"] > 0.0
     assert findings["speculation"]["figures"]["alone_ms"] >= 20.0  # what a pass of this toy takes
