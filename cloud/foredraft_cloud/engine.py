@@ -21,6 +21,7 @@ from foredraft_shared.errors import (
     Overloaded,
     ServerRefused,
     SessionUnknown,
+    TakenOver,
 )
 from foredraft_shared.messages import (
     Close,
@@ -130,8 +131,9 @@ class Engine:
             elif isinstance(message, Draft | Decode):
                 self._round(peer, message, arrived_us)
             elif isinstance(message, Close):
-                self._registry.find(peer, message.session)
-                self._registry.close(message.session)
+                held = self._registry.find(peer, message.session)
+                if held is not None and not held.past(peer, message.epoch):
+                    self._registry.close(message.session)
             else:
                 raise ServerRefused(f"the engine does not take {type(message).__name__} messages.")
         except ForedraftError as error:
@@ -162,14 +164,16 @@ class Engine:
             ledger = entry.session.ledger
             if ledger.session != message.session or entry.session.owner != identity(peer):
                 continue
-            if isinstance(message, Close) or message.epoch > ledger.epoch:
+            close = isinstance(message, Close) and not entry.session.past(peer, message.epoch)
+            if close or message.epoch > ledger.epoch:
                 entry.cancelled = True
 
     def _open(self, peer: Hashable, message: Open | Resume, arrived_us: int) -> None:
         held = self._registry.find(peer, message.session)
         if held is not None and message.epoch <= held.ledger.epoch:
-            held.peer = peer  # a repeat of what is already done
-            return
+            if held.past(peer, message.epoch):
+                self._put_off(peer, held, message)
+            return  # else it is a repeat of what is already done
         check_opening(message, self._target.vocabulary, self._target.context, self._options.lossy_exit)
         self._bound(len(message.prompt if isinstance(message, Open) else message.tokens))
         if held is None:
@@ -178,6 +182,22 @@ class Engine:
             return
         session = self._registry.resume(held, message, peer, arrived_us)
         self._observer.opened(session, "cache" if held.slot.length else "prefill")
+
+    def _put_off(self, peer: Hashable, held: Session, message: Open | Resume | Draft | Decode) -> None:
+        """Something of an epoch that is over, or that another process of the same device has for itself.
+
+        An epoch belongs to the one connection it was begun on: were there two, each would take the other's verdicts for its
+        own. So whoever comes second takes the text over, in an epoch of its own, and whoever comes late is told.
+
+        Raises:
+            TakenOver: another process has begun a later epoch.
+        """
+        if message.epoch == held.ledger.epoch:
+            self._send(peer, NeedResume(message.session, message.epoch))
+        elif peer != held.peer:
+            raise TakenOver(
+                "another process has gone on with this text since; let it finish, or take the text up again from its file."
+            )
 
     def _bound(self, rows: int) -> None:
         """Refuse what would wait for too long behind all that waits.
@@ -198,6 +218,9 @@ class Engine:
         session = self._registry.find(peer, message.session)
         if session is None or message.epoch > session.ledger.epoch:  # in the latter case a Resume was lost
             self._send(peer, NeedResume(message.session, message.epoch))
+            return
+        if session.past(peer, message.epoch):
+            self._put_off(peer, session, message)
             return
         if isinstance(message, Draft):
             check_draft(message, self._target.vocabulary, self._options.max_draft)

@@ -117,6 +117,10 @@ class Session:
 
     # --- what arrives
 
+    def past(self, peer: Hashable, epoch: int) -> bool:
+        """Whether what ``peer`` says in ``epoch`` is void: the epoch is over, or is another connection's."""
+        return epoch < self.ledger.epoch or (epoch == self.ledger.epoch and peer != self.peer)
+
     def receive(self, request: Draft | Decode, now_us: int) -> Iterable[Verdict | Resync]:
         """Take a round in; yields answers that need no model."""
         if request.epoch != self.ledger.epoch:

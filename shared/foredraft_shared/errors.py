@@ -28,6 +28,7 @@
     └── ServerRefused              the server answered with an error
         ├── EnrolmentRefused       the enrolment token is unknown, used or expired
         ├── SessionUnknown
+        ├── TakenOver              another process has gone on with the text since
         └── Overloaded
 
 Each message says what happened and what to do next, in one line.
@@ -61,6 +62,7 @@ __all__ = [
     "ServerRefused",
     "SessionUnknown",
     "StaleVerdict",
+    "TakenOver",
     "UsageError",
     "VocabularyMismatch",
 ]
@@ -231,6 +233,12 @@ class SessionUnknown(ServerRefused):
 
     code = "session_unknown"
     retryable = True
+
+
+class TakenOver(ServerRefused):
+    """Another process, with the same key, has gone on with this text since."""
+
+    code = "taken_over"
 
 
 class Overloaded(ServerRefused):

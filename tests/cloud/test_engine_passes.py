@@ -241,7 +241,7 @@ def test_a_round_says_how_much_time_is_left_and_is_served_by_it():
     cloud = Cloud(options)
     names = [bytes([number]) * 16 for number in range(1, 7)]
     for number, name in enumerate(names):
-        cloud.hear(Open(name, (number + 1,)))
+        cloud.hear(Open(name, (number + 1,)), peer=name)
     cloud.run()
     for number, name in enumerate(names):
         request = draft((number + 1,), (1,) * 10, session=name)

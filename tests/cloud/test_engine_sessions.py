@@ -103,17 +103,54 @@ def test_a_session_whose_peer_is_gone_is_parked_and_waits_for_it():
     cloud.engine.give_up("device", TWO)  # which is not its own: nothing happens
     assert [message.session for message in cloud.run() if isinstance(message, Verdict)] == [ONE, TWO, TWO]
     assert (cloud.engine.sessions, cloud.engine.statistics.parked) == (2, 1)
-    cloud.hear(decode(PROMPT, 9, number=2), peer="device, again")
-    assert {peer for peer, _ in cloud.said} == {"device, again"}  # what is written already
+    cloud.hear(decode(PROMPT, 9, number=2))
+    assert {peer for peer, _ in cloud.said} == {"device"}  # what is written already
     assert [message.token for message in cloud.run() if isinstance(message, Verdict)] == truth
 
 
-def test_answers_follow_a_device_that_comes_back_under_another_name():
+def test_a_device_that_comes_back_under_another_name_takes_its_text_up_in_an_epoch_of_its_own():
+    truth = continuation(PROMPT, GREEDY, 2)
     cloud = opened()
     cloud.hear(decode(PROMPT, 2))
-    cloud.hear(Open(ONE, PROMPT), peer="the same, elsewhere")
-    cloud.engine.step()
-    assert [peer for peer, _ in cloud.said] == ["the same, elsewhere"]
+    cloud.hear(Open(ONE, PROMPT), peer="elsewhere")
+    assert cloud.said == [("elsewhere", NeedResume(ONE, 1))]
+    cloud.hear(Resume(ONE, 2, PROMPT, 5), decode(PROMPT, 2, epoch=2), peer="elsewhere")
+    while cloud.engine.step():
+        pass
+    assert [(peer, message.token) for peer, message in cloud.said[1:] if isinstance(message, Verdict)] == [
+        ("elsewhere", token) for token in truth
+    ]
+
+
+def test_two_processes_that_took_up_copies_of_a_text_never_get_each_other_s_verdicts():
+    """In the same epoch, and their first rounds have the same number and base, but hold other tokens."""
+    truth = continuation(PROMPT, GREEDY, 9)
+    cloud = Cloud()
+
+    def answers(peer: str) -> list[object]:
+        while cloud.engine.step():
+            pass
+        said = [message for to, message in cloud.said if to == peer]
+        cloud.said.clear()
+        return said
+
+    cloud.hear(Resume(ONE, 2, PROMPT, 5), draft(PROMPT, truth[:3], epoch=2), peer="first")
+    cloud.hear(Resume(ONE, 2, PROMPT, 5), draft(PROMPT, (60, 61, 62), epoch=2), peer="second")
+    assert cloud.said == [("second", NeedResume(ONE, 2))] * 2
+    (verdict,) = answers("first")
+    assert isinstance(verdict, Verdict)
+    assert (verdict.accepted, verdict.token) == (3, truth[3])
+    cloud.hear(Resume(ONE, 3, PROMPT, 5), draft(PROMPT, (60, 61, 62), epoch=3), peer="second")
+    (verdict,) = answers("second")
+    assert isinstance(verdict, Verdict)
+    assert (verdict.epoch, verdict.accepted, verdict.token) == (3, 0, truth[0])
+    cloud.hear(draft([*PROMPT, *truth[:4]], number=2, epoch=2), Close(ONE, 2), peer="first")
+    (failure,) = answers("first")
+    assert isinstance(failure, Failure)
+    assert failure.code == "taken_over"
+    assert cloud.engine.sessions == 1  # who was told so says goodbye to its own epoch only
+    cloud.hear(Close(ONE, 3), peer="second")
+    assert cloud.engine.sessions == 0
 
 
 # --- several devices ------------------------------------------------------------------------------------------------

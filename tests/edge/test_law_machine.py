@@ -28,7 +28,7 @@ from foredraft_edge.link import Link
 from foredraft_edge.options import LoopOptions
 from foredraft_edge.planner import AdaptivePlanner, FixedPlanner, Planner
 from foredraft_edge.watch import Watch
-from foredraft_shared.errors import DeadlineMissed, LinkLost, Overloaded, SessionUnknown
+from foredraft_shared.errors import DeadlineMissed, LinkLost, Overloaded, SessionUnknown, TakenOver
 from foredraft_shared.messages import SamplingParams, TokenId
 
 MAX_TOKENS = 14
@@ -146,12 +146,16 @@ class Text:
     manner: Manner
     disputed: bool = False
     """Somebody else has named its session."""
+    shared: bool = False
+    """Another process of the same device writes it, too."""
     thought: bool = False
     """Its caller let it wait: no deadline can be held."""
 
     def may_end_with(self, error: Exception) -> bool:
         if isinstance(error, SessionUnknown):
             return self.disputed
+        if isinstance(error, TakenOver):
+            return self.shared
         if isinstance(error, DeadlineMissed):
             return self.device.text_due is not None and not self.device.text and not self.device.provisional
         return self.manner.options.on_disconnect == "fail" and isinstance(error, LinkLost | Overloaded)
@@ -159,6 +163,7 @@ class Text:
 
 choices = st.integers(0, 15)
 """Taken modulo what there is."""
+COPIES = ("just now", "from before", "the id alone")
 directions = st.sampled_from(["up", "down"])
 
 
@@ -263,10 +268,33 @@ class Law(RuleBasedStateMachine):
     def intrude(self, which: int, manner: Manner) -> None:
         """Another device begins a text under the same session id."""
         text = self._text(which)
-        text.disputed = True
-        saved = Saved(text.device.saved.text.session, PROMPTS[0], PARAMS[0], MAX_TOKENS)
+        session = text.device.saved.text.session
+        for each in self.texts:
+            each.disputed = each.disputed or each.device.saved.text.session == session
+        saved = Saved(session, PROMPTS[0], PARAMS[0], MAX_TOKENS)
         device = self._device(self.stage.network.wire(f"thief-{len(self.texts)}"), saved, manner)
         self.texts.append(Text(device, truth(PROMPTS[0], PARAMS[0]), manner, disputed=True))
+
+    @precondition(lambda self: 0 < len(self.texts) < MAX_TEXTS)
+    @rule(which=choices, manner=st.sampled_from(HASTY) | st.sampled_from(MANNERS), copied=st.sampled_from(COPIES))
+    def twin(self, which: int, manner: Manner, copied: str) -> None:
+        """Another process of the same device goes on with the same text, or with another one that it calls the same."""
+        text = self._text(which)
+        if text.device.over or text.disputed:
+            return
+        saved, answer, kept = text.device.saved.text, text.answer, list(text.device.text)
+        epoch = text.device.ledger.epoch
+        if copied == "from before":  # the first process took it up: that leads the second one to the same epoch
+            epoch, kept = epoch - 1, kept[: text.device.restored]
+        copy = Saved(saved.session, saved.prompt, saved.sampling, saved.max_tokens, saved.stop_tokens)
+        if copied == "the id alone":
+            epoch, kept, answer = 0, [], truth(PROMPTS[0], PARAMS[0])
+            copy = Saved(saved.session, PROMPTS[0], PARAMS[0], MAX_TOKENS)
+        copy.text.epoch, copy.text.tokens = epoch, kept
+        wire = self.stage.network.wire(text.device.wire.peer.identity)
+        text.shared = True
+        device = self._device(wire, copy, manner, taken_up=epoch > 0)
+        self.texts.append(Text(device, answer, manner, shared=True))
 
     # --- what happens to messages
 
