@@ -23,8 +23,10 @@ _THEIR_NAMES = (
 )
 
 
-def in_transformers(model: Model, dtype: torch.dtype = torch.float32, attention: str = "sdpa") -> Any:
-    """``model`` as a ``PreTrainedModel``, ready to be called.
+def in_transformers(
+    model: Model, dtype: torch.dtype = torch.float32, attention: str = "sdpa", *, layers: int | None = None
+) -> Any:
+    """``model``, or its first ``layers``, as a ``PreTrainedModel``, ready to be called.
 
     Raises:
         BackendMissing: transformers is not installed.
@@ -39,12 +41,13 @@ def in_transformers(model: Model, dtype: torch.dtype = torch.float32, attention:
         raise ModelUnsupported(
             f"rope scaling {config.rope.kind!r} is not set up for the comparison; take another model."
         )
+    count = config.layers if layers is None else min(layers, config.layers)
     settings = transformers.AutoConfig.for_model(
         config.family,
         vocab_size=config.vocabulary,
         hidden_size=config.hidden,
         intermediate_size=config.feed_forward,
-        num_hidden_layers=config.layers,
+        num_hidden_layers=count,
         num_attention_heads=config.heads,
         num_key_value_heads=config.kv_heads,
         head_dim=config.head_dim,
@@ -61,6 +64,8 @@ def in_transformers(model: Model, dtype: torch.dtype = torch.float32, attention:
     rotary = type(theirs.model.rotary_emb)(settings)
     state = {}
     for name in model.weights:
+        if name.startswith("layers.") and int(name.split(".")[1]) >= count:
+            continue
         key = name if name != "norm.weight" else "model.norm.weight"
         for ours, other in _THEIR_NAMES:
             key = key.replace(ours, other)

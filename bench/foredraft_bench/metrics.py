@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from foredraft_shared.traces import RoundRecord
 
-__all__ = ["Answer", "Figures", "Stopwatch", "add_up", "percentile"]
+__all__ = ["Answer", "Figures", "Stopwatch", "add_up", "parting", "percentile"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +114,12 @@ def percentile(values: Iterable[float], share: float) -> float | None:
     below = math.floor(place)
     above = min(below + 1, len(ordered) - 1)
     return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+
+def parting(one: Sequence[int], other: Sequence[int]) -> int:
+    """The first position at which two texts are not the same, the end of a shorter one included; the length of equal ones."""
+    length = min(len(one), len(other))
+    return next((position for position in range(length) if one[position] != other[position]), length)
 
 
 class Stopwatch:

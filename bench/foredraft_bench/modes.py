@@ -21,6 +21,7 @@ from foredraft_shared.messages import SamplingParams, TokenId
 from foredraft_shared.traces import RoundRecord, TraceWriter
 
 from .metrics import Answer, Stopwatch
+from .peers.mode import PEERS
 from .single_head import SINGLE_HEAD, SingleHeadPlanner
 
 __all__ = ["MODES", "Mode", "OurMode", "Place", "Task", "Watcher"]
@@ -49,6 +50,10 @@ class Place:
     """The draft by its spec."""
     offline: bool = True
     """Download nothing."""
+    cores: tuple[int, ...] = ()
+    """Those of the cloud, on which other programs compute in its place; empty for any."""
+    longest: int = 2048
+    """Tokens of the longest text that will be written, its prompt included."""
 
 
 class Watcher(Protocol):
@@ -186,51 +191,58 @@ class OurMode:
 
 MODES: Mapping[str, Mode] = MappingProxyType(
     {
-        mode.name: mode
-        for mode in (
-            OurMode("edge", "edge alone (the draft's text)", "edge alone", "edge", LoopOptions()),
-            OurMode("cloud", "cloud alone, streamed", "cloud alone", "cloud", LoopOptions()),
-            OurMode(
-                "remote",
-                "cloud alone, one remote call a token",
-                "call a token",
-                "speculate",
-                LoopOptions(ahead=False, hints=False),
-                draft_length=0,
-            ),
-            OurMode(
-                "waiting",
-                "edge + cloud, waiting",
-                "waiting",
-                "speculate",
-                LoopOptions(ahead=False, hints=False),
-            ),
-            OurMode(
-                "single-head",
-                "edge + cloud, as SpecEdge drafts ahead",
-                "SpecEdge's head",
-                "speculate",
-                SINGLE_HEAD,
-                planner=SingleHeadPlanner,
-            ),
-            OurMode(
-                "unchained", "edge + cloud, ahead, nothing sent early", "unchained", "speculate", LoopOptions(window=1)
-            ),
-            OurMode(
-                "hintless",
-                "edge + cloud, ahead, hints ignored",
-                "no hints",
-                "speculate",
-                LoopOptions(hints=False),
-                needs_hints=True,
-            ),
-            OurMode("ahead", "edge + cloud, drafting ahead", "drafting ahead", "speculate", LoopOptions()),
-            OurMode("auto", "planner free to choose", "planner", "auto", LoopOptions()),
-        )
+        **{
+            mode.name: mode
+            for mode in (
+                OurMode("edge", "edge alone (the draft's text)", "edge alone", "edge", LoopOptions()),
+                OurMode("cloud", "cloud alone, streamed", "cloud alone", "cloud", LoopOptions()),
+                OurMode(
+                    "remote",
+                    "cloud alone, one remote call a token",
+                    "call a token",
+                    "speculate",
+                    LoopOptions(ahead=False, hints=False),
+                    draft_length=0,
+                ),
+                OurMode(
+                    "waiting",
+                    "edge + cloud, waiting",
+                    "waiting",
+                    "speculate",
+                    LoopOptions(ahead=False, hints=False),
+                ),
+                OurMode(
+                    "single-head",
+                    "edge + cloud, as SpecEdge drafts ahead",
+                    "SpecEdge's head",
+                    "speculate",
+                    SINGLE_HEAD,
+                    planner=SingleHeadPlanner,
+                ),
+                OurMode(
+                    "unchained",
+                    "edge + cloud, ahead, nothing sent early",
+                    "unchained",
+                    "speculate",
+                    LoopOptions(window=1),
+                ),
+                OurMode(
+                    "hintless",
+                    "edge + cloud, ahead, hints ignored",
+                    "no hints",
+                    "speculate",
+                    LoopOptions(hints=False),
+                    needs_hints=True,
+                ),
+                OurMode("ahead", "edge + cloud, drafting ahead", "drafting ahead", "speculate", LoopOptions()),
+                OurMode("auto", "planner free to choose", "planner", "auto", LoopOptions()),
+            )
+        },
+        **PEERS,
     }
 )
 """``cloud`` is the baseline: it streams, and so pays the round trip once a text. ``remote`` pays it for each token: what
 the first idea of many is, told but never compared with. ``waiting`` drafts, then waits for the verdict; ``single-head`` does
 what SpecEdge does meanwhile (:mod:`.single_head`); ``unchained`` drafts on
 meanwhile, and ``ahead`` also sends it before the verdict. All these speculate throughout: the planner chooses the length
-of a draft, but only in ``auto`` may it leave it to the cloud."""
+of a draft, but only in ``auto`` may it leave it to the cloud. What follows are other programs (:mod:`.peers.mode`)."""

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from foredraft_shared.errors import UsageError
 
-from .metrics import Answer, Figures, add_up
+from .metrics import Answer, Figures, add_up, parting
 
 __all__ = ["Difference", "as_json", "check_writable", "first_difference", "table", "write_atomically"]
 
@@ -51,8 +51,7 @@ def first_difference(answers: Answers) -> Difference | None:
             one, other = answer.tokens, theirs[prompt].tokens
             if one == other:
                 continue
-            length = min(len(one), len(other))
-            position = next((index for index in range(length) if one[index] != other[index]), length)
+            position = parting(one, other)
             tokens = tuple(text[position] if position < len(text) else None for text in (one, other))
             return Difference(prompt, position, (reference, name), (tokens[0], tokens[1]))
     return None

@@ -123,7 +123,8 @@ class Stage:
             for drafter in drafters:
                 lent = cast(Drafter, _Lent(drafter))
                 client = stack.enter_context(Client(link.address, lent, tokenizer=self.tokenizer, device="bench"))
-                places.append(Place(client, self.pair.target, self.pair.dtype, self.pair.draft, self.pair.offline))
+                pair, cores = self.pair, self.cores.cloud
+                places.append(Place(client, pair.target, pair.dtype, pair.draft, pair.offline, cores))
             yield Connected(tuple(places), link.pid)
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ import checkpoints
 import pytest
 
 from foredraft_bench.comparison.document import Report, read_report
+from foredraft_bench.peers.mode import PEERS
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ def assert_all_modes_over_the_three_networks(report: Report) -> None:
     assert report.complete
     assert [cell.network for cell in report.cells] == ["lan", "5g", "lte"]
     for cell in report.cells:
-        assert set(cell.samples) | set(cell.skipped) == {told.name for told in report.modes}
+        assert set(cell.samples) | (cell.skipped.keys() - PEERS.keys()) == {told.name for told in report.modes}
         assert "gives no hints" in cell.skipped["hintless"]
 
 
@@ -119,7 +120,15 @@ def test_all_modes_and_a_comparison_with_itself(pair: list[str], tmp_path: Path)
     )
     assert code == 0, said + errors
     assert "Report: " in said
-    assert_all_modes_over_the_three_networks(read_report(out / "report.json"))
+    report = read_report(out / "report.json")
+    assert_all_modes_over_the_three_networks(report)
+    assert [set(cell.peers) | (cell.skipped.keys() & PEERS.keys()) for cell in report.cells] == [
+        set(PEERS),
+        set(),
+        set(),
+    ]
+    for name in ("transformers", "assisted"):
+        assert [len(sample.tokens) for sample in report.cells[0].peers[name]] == [8]
     file = str(out / "report.json")
     code, said, errors = run("compare", file, file, "--fail-above", "1", folder=tmp_path)
     assert code == 0, said + errors

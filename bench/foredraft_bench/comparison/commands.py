@@ -23,6 +23,7 @@ from foredraft_shared.interrupts import interrupts_wait
 from foredraft_shared.messages import SamplingParams
 
 from ..modes import MODES
+from ..peers.mode import PEERS
 from ..processes import stop_on_termination
 from ..prompts import DEMONSTRATION, read_prompts
 from ..stage import Pair, Stage, short_name
@@ -168,7 +169,7 @@ def _carry_out(plan: Plan, out: Path, minutes: float | None) -> None:
     except _TimeIsUp:
         console.print(f"The {minutes:g} minutes are over.", highlight=False)
     finally:
-        if any(cell.samples for cell in report.cells):
+        if any(cell.samples or cell.peers for cell in report.cells):
             report.took_s = round(time.monotonic() - began, 1)
             with interrupts_wait():  # impatience must not cost what was measured
                 _write_all(report, out)
@@ -202,7 +203,8 @@ def _empty_report(plan: Plan, machine: dict[str, str]) -> Report:
             cloud_cores=(),
         ),
         machine=machine,
-        modes=modes_told(plan.modes),
+        modes=modes_told([name for name in plan.modes if name not in PEERS]),
+        peers=modes_told([name for name in plan.modes if name in PEERS]),
         command=shlex.join(["foredraft", *sys.argv[1:]]),
         began_utc=now_utc(),
         planned_cells=len(plan.cells),

@@ -1,8 +1,8 @@
 """The file that a comparison leaves: what was measured, how, and on which machine.
 
 The JSON has the fields of the dataclasses here, by their names, nested as they are (docs/bench/README.md tells what they
-mean). Under ``figures`` each cell also holds what its samples come to, for programs that only want that; it is not read back
-but computed again.
+mean). Under ``figures`` and ``peer_figures`` each cell also holds what its samples come to, for programs that only want
+that; they are not read back but computed again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -72,6 +72,8 @@ class CellResult:
     """Modes that could not run here, and why."""
     samples: dict[str, tuple[Sample, ...]] = field(default_factory=dict)
     """By mode."""
+    peers: dict[str, tuple[Sample, ...]] = field(default_factory=dict)
+    """By mode: other programs, in the same turns, without a network."""
     typical: dict[str, tuple[RoundSpans, ...]] = field(default_factory=dict)
     """By mode: three rounds in a row, of median length."""
     difference: Difference | None = None
@@ -92,6 +94,15 @@ class CellResult:
     def figures(self) -> dict[str, Figures]:
         """By mode, for those with samples."""
         return {name: add_up(samples) for name, samples in self.samples.items() if samples}
+
+    def peer_figures(self) -> dict[str, Figures]:
+        """The same of other programs."""
+        return {name: add_up(samples) for name, samples in self.peers.items() if samples}
+
+    def beside_the_target(self, peer: str, lossless: Sequence[str]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Each answer of a peer and the target's to the same prompt, where a mode of ours that is ``lossless`` wrote one."""
+        known = {sample.prompt: sample.tokens for name in lossless for sample in self.samples.get(name, ())}
+        return [(sample.tokens, known[sample.prompt]) for sample in self.peers[peer] if sample.prompt in known]
 
     def speed_ups(self) -> dict[str, Spread]:
         """Over the cloud alone, by mode."""
@@ -125,9 +136,12 @@ class Report:
     set_up: SetUp
     machine: dict[str, str]
     modes: tuple[ModeTold, ...]
+    """Ours."""
     command: str
     """What to type to have it again."""
     began_utc: str
+    peers: tuple[ModeTold, ...] = ()
+    """Other programs."""
     format: int = FORMAT
     foredraft: str = field(default_factory=version)
     took_s: float = 0.0
@@ -142,7 +156,7 @@ class Report:
         return [cell.difference for cell in self.cells if cell.difference is not None]
 
     def label(self, mode: str) -> str:
-        return next((told.label for told in self.modes if told.name == mode), mode)
+        return next((told.label for told in (*self.modes, *self.peers) if told.name == mode), mode)
 
 
 def write_report(path: Path, report: Report) -> None:
@@ -158,6 +172,7 @@ def write_report(path: Path, report: Report) -> None:
             name: {**dataclasses.asdict(figures), "speed_up": ratios.get(name)}
             for name, figures in cell.figures().items()
         }
+        told["peer_figures"] = {name: dataclasses.asdict(figures) for name, figures in cell.peer_figures().items()}
     write_atomically(path, document, indent=None)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from . import programs
 from .document import CellResult, Report
 
 if TYPE_CHECKING:
@@ -71,6 +72,15 @@ def gallery(report: Report) -> Iterator[Piece]:
         "Speculation gives tokens in bursts: many gaps of nothing, and longer ones between. Further left is smoother.",
         "No answer of two tokens was measured.",
     )
+    if any(cell.peers for cell in report.cells):
+        yield _piece(
+            "programs",
+            "Beside other programs, which have no network",
+            pictures.other_programs(report, programs.with_programs(report)),
+            "What the same texts take where both models are in one machine, beside our own modes, which pay for a network. Table "
+            "and conditions stand further below.",
+            "No answer of two tokens was measured.",
+        )
     example = min(over_networks, key=lambda cell: abs(cell.rtt_ms - _EXAMPLE_MS), default=None)
     yield _piece(
         "rounds",

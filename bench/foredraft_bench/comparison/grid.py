@@ -14,12 +14,14 @@ from foredraft_shared.transports.recording import LinkRecording, read_recording
 from foredraft_shared.transports.relay import LinkSettings
 
 from ..modes import MODES
+from ..peers.mode import PEERS
 from ..prompts import DEMONSTRATION
 from ..stage import Pair
 
 __all__ = ["Cell", "Network", "Plan", "chosen_modes", "cross", "full", "network", "networks", "quick"]
 
 DEFAULT_MODES = tuple(MODES)
+_OURS = tuple(name for name in MODES if name not in PEERS)
 LOSSLESS = tuple(name for name, mode in MODES.items() if mode.lossless)
 
 
@@ -141,28 +143,43 @@ class Plan:
 def cross(
     networks: Sequence[Network], lengths: Sequence[int], devices: Sequence[int], modes: Sequence[str], runs: int
 ) -> tuple[Cell, ...]:
-    """Every combination."""
-    return tuple(
-        Cell(each, tokens, tuple(modes), count, runs) for each in networks for tokens in lengths for count in devices
-    )
+    """Every combination. Other programs know no network and no second device: they take part once for each length.
+
+    Raises:
+        UsageError: nothing is left to measure.
+    """
+    cells: list[Cell] = []
+    for each in networks:
+        for tokens in lengths:
+            for count in devices:
+                met = count > 1 or any(cell.tokens == tokens and cell.devices == 1 for cell in cells)
+                chosen = tuple(name for name in modes if not (met and name in PEERS))
+                cells.append(Cell(each, tokens, chosen, count, runs))
+    if not any(cell.modes for cell in cells):
+        raise UsageError(
+            f"{', '.join(modes)} write one text at a time; put 1 into --concurrency or name another mode with --modes."
+        )
+    return tuple(cell for cell in cells if cell.modes)
 
 
 def quick(pair: Pair) -> Plan:
-    """A first impression in under five minutes on two cores with a small target; a slow machine answers fewer prompts."""
-    return Plan(pair, cross(_QUICK_NETWORKS, (40,), (1,), DEFAULT_MODES, runs=2), within_s=_QUICK_S)
+    """A first impression in under five minutes on two cores with a small target; a slow machine answers fewer prompts. Other
+    programs are left out: each loads models of its own, for which there is no time."""
+    return Plan(pair, cross(_QUICK_NETWORKS, (40,), (1,), _OURS, runs=2), within_s=_QUICK_S)
 
 
 def full(pair: Pair, recording: Network | None = None) -> Plan:
     """The grid of the committed report: all networks, then lengths and devices over one of them; about 20 minutes with a
-    small target. Modes that pay a long round trip for each token are left out where that is all they would do."""
+    small target, and more where other programs are installed. Modes that pay a long round trip for each token are left out
+    where that is all they would do."""
     near = [each for name in ("lan", "wifi", "5g", "lte", "lossy") for each in [Network(name, PROFILES[name])]]
     near += [recording] if recording is not None else []
     far = [Network(name, PROFILES[name]) for name in ("intercontinental", "satellite")]
     over_5g = Network("5g", PROFILES["5g"])
-    patient = tuple(name for name in DEFAULT_MODES if name != "remote")
-    cells = [Cell(each, 40, runs=3) for each in near]
+    patient = tuple(name for name in _OURS if name != "remote")
+    cells = [Cell(each, 40, _OURS if index else DEFAULT_MODES, runs=3) for index, each in enumerate(near)]
     cells += [Cell(each, 32, patient, runs=2, prompts=2) for each in far]
-    cells += [Cell(over_5g, tokens, ("cloud", "ahead", "auto"), runs=2, prompts=1) for tokens in (128, 512)]
+    cells += [Cell(over_5g, tokens, ("cloud", "ahead", "auto", *PEERS), runs=2, prompts=1) for tokens in (128, 512)]
     cells += [Cell(over_5g, 2048, ("cloud", "auto"), runs=1, prompts=1)]
     cells += [Cell(over_5g, 40, ("cloud", "waiting", "ahead", "auto"), devices, runs=2) for devices in (2, 4)]
     return Plan(pair, tuple(cells), past_the_end=True)

@@ -13,7 +13,7 @@ from foredraft_devices import probe
 
 __all__ = ["describe_machine"]
 
-_PACKAGES = ("torch", "onnxruntime", "numpy", "pyzmq")
+_PACKAGES = ("torch", "onnxruntime", "numpy", "pyzmq", "transformers", "llama-cpp-python")
 
 
 def describe_machine(root: Path = Path("/")) -> dict[str, str]:

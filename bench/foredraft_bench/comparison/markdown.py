@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from . import programs
 from .document import CellResult, Report
 from .figures import Figures, Spread
-from .words import conditions_told, draft_told, number, planner_told, share, spread_told
+from .words import conditions_told, draft_told, number, own_skipped, planner_told, share, spread_told
 
 __all__ = ["as_markdown"]
 
@@ -33,10 +36,13 @@ def as_markdown(report: Report) -> str:
         ]
         if "auto" in cell.figures():
             parts.append(f"The planner: {planner_told(cell)}.")
-        parts += [f"Left out: *{report.label(name)}*: {reason}." for name, reason in cell.skipped.items()]
+        parts += [f"Left out: *{report.label(name)}*: {reason}." for name, reason in own_skipped(report, cell)]
         if cell.peak_memory_mib:
             told = ", ".join(f"{name} {value:.0f} MiB" for name, value in cell.peak_memory_mib.items())
             parts.append(f"Peak memory: {told}.")
+    if report.peers:
+        parts += [f"## {programs.HEADING}", programs.NOTE, _rows([programs.COLUMNS, *programs.rows(report)], words=2)]
+        parts += programs.notes(report)
     parts.append(
         "ms a token and speed-up: median of the runs (lowest to highest); speed-up is over *cloud alone*, streamed, in the same "
         "run. Fluidity: share of Etalon's deadlines met (100 ms for the first token, 50 ms for each other)."
@@ -48,15 +54,22 @@ def _verdict(report: Report) -> str:
     if report.differences:
         return "**Modes that must write the same did not:** " + "; ".join(each.described for each in report.differences)
     lossless = [told.label for told in report.modes if told.lossless]
+    if not lossless:
+        return "No mode was measured that must write the target's tokens."
     return f"All of {', '.join(lossless)} wrote identical tokens in every cell and run."
 
 
 def _table(report: Report, cell: CellResult) -> str:
     speed_ups = cell.speed_ups()
-    rows = [_COLUMNS, ("---",) + ("--:",) * (len(_COLUMNS) - 1)]
-    for name, figures in cell.figures().items():
-        rows.append(_row(report.label(name), figures, speed_ups.get(name)))
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    rows = [_row(report.label(name), figures, speed_ups.get(name)) for name, figures in cell.figures().items()]
+    return _rows([_COLUMNS, *rows], words=1)
+
+
+def _rows(rows: Sequence[Sequence[str]], words: int) -> str:
+    """The first is the heading; so many columns on the left are words, the others numbers."""
+    heading, *others = rows
+    line = ["---"] * words + ["--:"] * (len(heading) - words)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (heading, line, *others))
 
 
 def _row(label: str, figures: Figures, speed_up: Spread | None) -> tuple[str, ...]:

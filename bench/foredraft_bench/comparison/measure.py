@@ -6,6 +6,7 @@ machine that does other things. Nothing is lost when it is interrupted: what has
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import threading
@@ -17,8 +18,9 @@ from dataclasses import dataclass
 from foredraft_edge.stream import TokenEvent, TokenStream
 from foredraft_shared.messages import TokenId
 
-from ..metrics import Answer
+from ..metrics import Answer, parting
 from ..modes import MODES, Place, Task
+from ..peers.mode import PEERS
 from ..prompts import WARM_UP
 from ..runs import in_time, schedule
 from ..stage import Connected, Stage, encoded
@@ -113,7 +115,7 @@ class _Measurement:
             cell.runs,
             len(self.prompts),
         )
-        reasons = {name: MODES[name].unavailable(self.connected.places[0]) for name in cell.modes}
+        reasons = self._reasons()
         result.skipped = {name: reason for name, reason in reasons.items() if reason}
         modes = [name for name in cell.modes if not reasons[name]]
         self._warm_up(modes)
@@ -130,15 +132,30 @@ class _Measurement:
             joules = None if before is None or after is None else (after - before) / len(answers)
             for device, (index, answer) in enumerate(answers):
                 samples[name].append(boil_down(answer, prompt=index, run=run, device=device, joules=joules))
-            result.samples = {each: tuple(held) for each, held in samples.items() if held}
-            if prompt == 0:
+            result.samples = {each: tuple(held) for each, held in samples.items() if held and each not in PEERS}
+            result.peers = {each: tuple(held) for each, held in samples.items() if held and each in PEERS}
+            if prompt == 0 and name not in PEERS:
                 result.typical[name] = typical_rounds(answers[0][1])
             result.difference = result.difference or self._difference(samples)
             done_ms = expected_ms(self.plan, cell, name)
             result.answered = turn + 1
         self.progress(cell, "", done_ms)
         processes = {"edge": os.getpid(), "cloud": self.stage.cloud.pid, "network": self.connected.link_pid}
+        processes |= {name: each.process_id for name, each in PEERS.items() if each.process_id is not None}
         result.peak_memory_mib = peak_memory_mib(processes)
+        for each in PEERS.values():
+            each.close()
+
+    def _reasons(self) -> dict[str, str]:
+        """By mode, why it cannot run; empty if it can."""
+        place = self.connected.places[0]
+        warm_up = len(place.client.encode(WARM_UP)) + self.plan.warm_up_tokens
+        place = dataclasses.replace(place, longest=max(warm_up, *map(len, self.prompts)) + self.cell.tokens)
+        found = {}
+        for name in self.cell.modes:
+            self.progress(self.cell, name, 0.0)
+            found[name] = MODES[name].unavailable(place)
+        return found
 
     def _warm_up(self, modes: Sequence[str]) -> None:
         """Caches, lazily made things, and what a planner learns from a first text: not measured."""
@@ -177,8 +194,7 @@ class _Measurement:
             reference, tokens = expected.setdefault(sample.prompt, (name, sample.tokens))
             if tokens == sample.tokens:
                 continue
-            length = min(len(tokens), len(sample.tokens))
-            position = next((at for at in range(length) if tokens[at] != sample.tokens[at]), length)
+            position = parting(tokens, sample.tokens)
             said = [
                 f"{mode} {'ended' if position >= len(text) else f'wrote {self.stage.spell(text[position])!r}'}"
                 for mode, text in ((reference, tokens), (name, sample.tokens))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
 from foredraft_shared.errors import UsageError
 
+from . import programs
 from .document import BASELINE, CellResult, Report
 from .figures import Figures, Spread
 from .gallery import gallery
-from .words import conditions_told, draft_told, number, planner_told, share, spread_told
+from .words import conditions_told, draft_told, number, own_skipped, planner_told, share, spread_told
 
 __all__ = ["as_page", "write_page"]
 
@@ -74,6 +75,7 @@ def as_page(report: Report) -> str:
         _planner(report),
         "<h2>Figures</h2>",
         *(_cell(report, cell) for cell in report.cells),
+        *_programs(report),
         "<h2>What the figures mean</h2>",
         "<dl>" + "".join(f"<dt>{escape(name)}</dt><dd>{escape(told)}</dd>" for name, told in _DEFINITIONS) + "</dl>",
         "<h2>How it was measured</h2>",
@@ -101,8 +103,8 @@ def _summary(report: Report) -> str:
         f'<p class="wrong">Modes that must write the same did not: {escape(each.described)}.</p>'
         for each in report.differences
     ]
-    if not report.differences:
-        labels = [mode.label for mode in report.modes if mode.lossless]
+    labels = [mode.label for mode in report.modes if mode.lossless]
+    if labels and not report.differences:
         told.append(f"<p>{escape(', '.join(labels))} wrote <strong>identical tokens</strong> in every run.</p>")
     if draft := draft_told(report.set_up):
         told.append(f'<p class="note">{escape(draft)}</p>')
@@ -147,7 +149,7 @@ def _cell(report: Report, cell: CellResult) -> str:
         f'<p class="note">{escape(cell.described)}; {conditions_told(cell)}.</p>',
         _html_table(_COLUMNS, rows),
     ]
-    notes = [f"{report.label(name)} was left out: {reason}." for name, reason in cell.skipped.items()]
+    notes = [f"{report.label(name)} was left out: {reason}." for name, reason in own_skipped(report, cell)]
     if cell.peak_memory_mib:
         held = ", ".join(f"{name} {value:.0f} MiB" for name, value in cell.peak_memory_mib.items())
         notes.append(f"Peak memory so far: {held}.")
@@ -166,6 +168,16 @@ def _cell(report: Report, cell: CellResult) -> str:
     if places:
         notes.append(f"Accepted by place in the draft, of those judged: {'; '.join(places)}.")
     return "\n".join(told) + "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
+
+
+def _programs(report: Report) -> Iterator[str]:
+    if not report.peers:
+        return
+    yield f"<h2>{escape(programs.HEADING)}</h2>"
+    yield f'<p class="note">{escape(programs.NOTE)}</p>'
+    yield _html_table(programs.COLUMNS, list(programs.rows(report)))
+    for note in programs.notes(report):
+        yield f'<p class="note">{escape(note)}</p>'
 
 
 def _row(label: str, figures: Figures, speed_up: Spread | None) -> tuple[str, ...]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .document import BASELINE, CellResult, SetUp
+from .document import BASELINE, CellResult, Report, SetUp
 from .figures import Spread
 
-__all__ = ["conditions_told", "draft_told", "number", "planner_told", "share", "spread_told"]
+__all__ = ["conditions_told", "draft_told", "number", "own_skipped", "planner_told", "share", "spread_told"]
 
 
 def number(value: float | None, digits: int) -> str:
@@ -36,6 +36,12 @@ def conditions_told(cell: CellResult) -> str:
     if cell.answered is None or cell.answered >= planned:
         return asked
     return f"{asked}; for want of time only {cell.answered} of {planned} answers a mode"
+
+
+def own_skipped(report: Report, cell: CellResult) -> list[tuple[str, str]]:
+    """Our modes that were left out of a cell, with the reasons."""
+    others = {told.name for told in report.peers}
+    return [(name, reason) for name, reason in cell.skipped.items() if name not in others]
 
 
 def draft_told(set_up: SetUp) -> str:

@@ -8,6 +8,7 @@ import pytest
 
 from foredraft_bench.comparison.grid import chosen_modes, cross, full, network, networks, quick, whole_numbers
 from foredraft_bench.modes import MODES
+from foredraft_bench.peers.mode import PEERS
 from foredraft_bench.stage import Pair
 from foredraft_shared.errors import UsageError
 
@@ -50,6 +51,28 @@ def test_every_combination_is_a_cell() -> None:
         (name, tokens, devices) for name in ("lan", "5g") for tokens in (32, 128) for devices in (1, 2)
     }
     assert cells[1].title == "lan, 32 tokens, 2 devices at once"
+
+
+def test_other_programs_write_each_length_once_and_never_beside_another_device() -> None:
+    cells = cross([network("lan"), network("5g")], (32, 128), (1, 2), ("cloud", "assisted"), 3)
+    assert [(cell.network.name, cell.tokens, cell.devices) for cell in cells if "assisted" in cell.modes] == [
+        ("lan", 32, 1),
+        ("lan", 128, 1),
+    ]
+    assert all("cloud" in cell.modes for cell in cells)
+    alone = cross([network("lan"), network("5g")], (32,), (1, 2), ("assisted", "llama.cpp"), 3)
+    assert [(cell.network.name, cell.devices) for cell in alone] == [("lan", 1)]
+
+
+def test_other_programs_alone_with_several_devices_leave_nothing_to_measure() -> None:
+    with pytest.raises(UsageError, match=r"assisted, llama\.cpp write one text at a time; put 1 into --concurrency"):
+        cross([network("lan")], (32,), (2, 4), ("assisted", "llama.cpp"), 3)
+
+
+def test_the_quick_form_has_no_time_for_other_programs() -> None:
+    assert not PEERS.keys() & set(quick(Pair("target")).modes)
+    by_length = [cell.tokens for cell in full(Pair("target")).cells if PEERS.keys() <= set(cell.modes)]
+    assert by_length == [40, 128, 512]
 
 
 @pytest.mark.parametrize("text", ["", "0", "1.5", "many", "-3", "inf"])
