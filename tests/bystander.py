@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -60,10 +61,8 @@ class Bystander:
         link = Link(self._connect(), where="the server")
         try:
             link.greet()
-            number = 0
             while not self._stop.is_set():
-                number += 1
-                self._write(link, number.to_bytes(16, "big"))
+                self._write(link, secrets.token_bytes(16))  # a name that no stranger has taken by chance
         except BaseException as error:
             self._error = error
         finally:

@@ -150,6 +150,8 @@ class Soak:
                 self._stopping.set()
             for writer in writers:
                 writer.join(_PATIENCE_S)
+            for _, link in devices:
+                link.reset()  # also what is dead since a fault: in a real network, TCP's keep-alive ends that within half a minute
             time.sleep(_REST_S)
             self.report.at_rest = {name: (before[name], look(process)) for name, process in processes.items()}
         self._measure(samples)
