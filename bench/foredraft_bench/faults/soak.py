@@ -151,7 +151,7 @@ class Soak:
             for writer in writers:
                 writer.join(_PATIENCE_S)
             for _, link in devices:
-                link.reset()  # also what is dead since a fault: in a real network, TCP's keep-alive ends that within half a minute
+                link.reset()  # also what a fault left dead: in a real network TCP's keep-alive ends that in half a minute
             time.sleep(_REST_S)
             self.report.at_rest = {name: (before[name], look(process)) for name, process in processes.items()}
         self._measure(samples)
