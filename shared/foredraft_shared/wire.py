@@ -7,8 +7,9 @@ device comes back under a new address). The rules that keep this safe:
 * Whoever encodes a message of the edge gives the channel; whoever decodes Open or Resume learns it.
 * A channel is never given twice on a connection. A late message about a closed session therefore finds no session,
   instead of the next one.
-* What carries no digest of the text and does more than ask for a resume carries a check of the session's name: two
-  devices with one routing id get each other's messages, and both may have given the same channel.
+* Two devices with one routing id get each other's messages, and both may have given the same channel. So a failure and a
+  close carry a check of the session's name; and so does a verdict, once a channel has been given anew, which one device
+  alone never does.
 * A message on an unknown channel is :class:`UnknownChannel`, which carries the number: the cloud answers with
   :meth:`Codec.encode_need_resume` on that channel, and the edge, who gave it, knows which session is meant.
 
@@ -95,6 +96,9 @@ class Codec:
         self._session_of: OrderedDict[int, SessionId] = OrderedDict()
         self._channel_of: dict[SessionId, int] = {}
         self._next_channel = 0
+        """Above all that were given or learnt."""
+        self._shared = False
+        """More than one device speaks here: a channel may be another session's to whom a message reaches."""
 
     def encode(self, message: Message) -> bytes:
         """The bytes of a message.
@@ -111,7 +115,7 @@ class Codec:
             envelope.epoch_less_one = getattr(message, "epoch", 1) - 1
         _ENCODERS[type(message)](envelope, message)
         kind = envelope.WhichOneof("body")
-        if session and kind in _CHECKED:
+        if session and (kind in _CHECKED or (kind == "verdict" and self._shared)):
             getattr(envelope, kind).session_check = _session_check(session)
         if isinstance(message, Close):
             self._free(envelope.channel)
@@ -150,6 +154,9 @@ class Codec:
         except (ValueError, InvalidSampling) as error:
             raise Malformed(f"{kind}: {error}") from None
         if isinstance(message, Open | Resume):
+            anew = envelope.channel < self._next_channel and self._session_of.get(envelope.channel) != message.session
+            self._shared = self._shared or anew
+            self._next_channel = max(self._next_channel, envelope.channel + 1)
             self._learn(envelope.channel, message.session)
         elif isinstance(message, Close):
             self._free(envelope.channel)
@@ -164,7 +171,9 @@ class Codec:
         if kind in _ABOUT_CONNECTION or (kind == "failure" and not envelope.failure.concerns_session):
             return b""
         session = self._session_of.get(envelope.channel)
-        if session is None or (kind in _CHECKED and getattr(envelope, kind).session_check != _session_check(session)):
+        check = getattr(getattr(envelope, kind), "session_check", 0)
+        meant = session is not None and (check == _session_check(session) or not (check or kind in _CHECKED))
+        if session is None or not meant:
             raise UnknownChannel(envelope.channel, kind, _epoch(envelope))
         self._session_of.move_to_end(envelope.channel)
         return session
@@ -201,8 +210,8 @@ class Codec:
 
 
 def _session_check(session: SessionId) -> int:
-    """Fourteen bits, so that it takes two bytes."""
-    return zlib.crc32(session) & 0x3FFF
+    """Fourteen bits, so that it takes two bytes; never 0, which would not be sent."""
+    return zlib.crc32(session) % 0x3FFF + 1
 
 
 # --- one pair of functions a message: dataclass to envelope, envelope to dataclass ------------------------------------
@@ -419,7 +428,7 @@ def _epoch(envelope: Any) -> int:
 
 _ABOUT_CONNECTION = frozenset({"hello", "ping", "welcome", "go_away", "pong"})
 _SESSION_IN_BODY = frozenset({"open", "resume"})
-_CHECKED = frozenset({"verdict", "failure", "close"})
+_CHECKED = frozenset({"failure", "close"})
 
 _ENCODERS: dict[type, Callable[[Any, Any], None]] = {
     Hello: _encode_hello,

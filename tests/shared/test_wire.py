@@ -323,7 +323,7 @@ def test_sizes() -> None:
     a_round = sum(frame_bytes(sizes[what]) for what in ("Draft of 4", "Hint", "Verdict"))
     print(f"a round of Draft, Hint and Verdict: {a_round} bytes, {a_round / 3:.1f} a token at 3 tokens a round")
     assert sizes["Draft of 4"] <= 33
-    assert sizes["Verdict"] <= 24
+    assert sizes["Verdict"] <= 22
     assert sizes["Hint"] <= 20
     assert sizes["NeedResume"] <= 4
     assert sizes["Close"] <= 7
@@ -339,6 +339,21 @@ def test_what_was_meant_for_another_device_with_the_same_channel_is_not_taken(sa
     assert second.decode(data) == said
     with pytest.raises(UnknownChannel):
         first.decode(data)
+
+
+def test_a_verdict_is_longer_only_where_two_devices_share_a_connection() -> None:
+    verdict = Verdict(SESSION, 1, 3, 9, 0, 7)
+    first, cloud = Codec(), Codec()
+    cloud.decode(first.encode(Open(SESSION, (1, 2))))
+    alone = len(cloud.encode(verdict))
+    for _ in range(2):  # a device that resumes, or closes and opens another text, is still one device
+        cloud.decode(first.encode(Resume(SESSION, 2, (1, 2), 2)))
+        cloud.decode(first.encode(Open(OTHER, (1, 2))))
+        cloud.decode(first.encode(Close(OTHER)))
+    assert len(cloud.encode(verdict)) == alone
+    cloud.decode(Codec().encode(Open(OTHER, (1, 2))))
+    cloud.decode(first.encode(Resume(SESSION, 2, (1, 2), 2)))
+    assert len(cloud.encode(verdict)) == alone + 3
 
 
 def test_a_close_ends_no_session_of_another_device() -> None:
