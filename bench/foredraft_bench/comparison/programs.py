@@ -16,7 +16,7 @@ HEADING = "Other programs: both models in one machine, no wire, no network"
 NOTE = (
     "Each is a process on the target's core, with one thread and models of its own. It wrote the same prompts in the same turns "
     "as the modes above, and no network lay between. So there is no speed-up to tell; what may be compared is the row "
-    "*foredraft, the target's passes only*: what our own engine computed for the cloud alone, in those turns. Other programs "
+    "'foredraft, the target's passes only': what our own engine computed for the cloud alone, in those turns. Other programs "
     "need not write the target's tokens, as their arithmetic rounds differently. llama.cpp computes with the weights as they are "
     "packed in the GGUF file, the others unpack them first."
 )
