@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from foredraft_cloud.toy import ToyTarget
 from foredraft_edge import Client
 from foredraft_edge.stream import TokenEvent, standing
 from foredraft_edge.watch import SessionState
-from foredraft_shared.errors import DeadlineMissed, LinkLost, ModelChanged, UsageError
+from foredraft_shared.errors import DeadlineMissed, LinkLost, ModelChanged, TakenOver, UsageError
 from foredraft_shared.messages import SamplingParams
 from foredraft_shared.models import Tokenizer
 from foredraft_shared.transports.faulty import Faults, FaultyTransport
@@ -221,3 +222,36 @@ def test_a_device_can_begin_where_there_is_no_network(tokenizer: Tokenizer):
             assert [each.token for each in standing(events)] == truth
             assert client.welcome is not None
             assert list(client.generate(PROMPT, max_tokens=30, stop_tokens=()).tokens) == truth
+
+
+@pytest.mark.parametrize("mode", ["speculate", "cloud"])
+def test_two_that_take_up_copies_of_a_text_write_the_truth_or_are_told(
+    tokenizer: Tokenizer, tmp_path: Path, mode: Any
+) -> None:
+    target = ToyTarget(vocabulary=VOCABULARY)
+    paths = [tmp_path / name for name in ("text.jsonl", "copy.jsonl")]
+    how: dict[str, Any] = {"mode": mode, "draft_length": 3}
+    with real_world.serving(target, "memory", fingerprint=tokenizer.fingerprint) as service, ExitStack() as stack:
+        first, second = (
+            stack.enter_context(
+                Client(
+                    None, ToyDrafter(skill), tokenizer=tokenizer, transport=FaultyTransport(service.connect(), Faults())
+                )
+            )
+            for skill in (0.8, 0.3)
+        )
+        stream = first.stream(PROMPT, max_tokens=2000, stop_tokens=(), save=paths[0], **how)
+        before = [next(stream).token for _ in range(4)]
+        stream.close()
+        shutil.copy(*paths)
+        one, two = first.resume(paths[0], **how), second.resume(paths[1], **how)
+        written = [[*stream.restored] for stream in (one, two)]
+        written[0] += [next(one).token for _ in range(5)]
+        written[1] += [next(two).token for _ in range(5)]
+        with pytest.raises(TakenOver, match="take the text up again"):
+            written[0] += [event.token for event in one]
+        written[1] += [next(two).token for _ in range(40)]
+        two.close()
+    for each in written:
+        assert each[: len(before)] == before
+        assert each == continuation(PROMPT, GREEDY, len(each))
