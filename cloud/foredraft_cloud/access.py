@@ -58,8 +58,10 @@ class Access:
         self._authenticator.configure_curve_callback(domain=ZAP_DOMAIN, credentials_provider=self)
 
     def secure(self, socket: zmq.Socket[bytes]) -> None:
-        """Set keys and domain of the listener's socket, and listen to its monitor."""
+        """Set keys and domain of the listener's socket, and listen to its monitor; of its next one, when the first is closed."""
         self._secure(socket)
+        if self._listening is not None:
+            self._listening.join(5.0)
         self._monitor = socket.get_monitor_socket(_EVENTS)
         self._listening = threading.Thread(target=self._listen, name="foredraft-handshakes", daemon=True)
         self._listening.start()

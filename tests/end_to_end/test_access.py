@@ -94,6 +94,25 @@ def test_an_enrolled_device_writes(tmp_path: Path, tokenizer: Tokenizer, at_home
         assert made.secret_key not in (tmp_path / "data" / "keys.sqlite").read_text("latin-1")
 
 
+def test_a_listener_that_begins_anew_costs_no_token_and_guards_as_before(
+    tmp_path: Path, tokenizer: Tokenizer, at_home: Path, audit: Any
+) -> None:
+    """As it does when more comes than it can read."""
+    with secured(tmp_path / "data", fingerprint=tokenizer.fingerprint) as service:
+        enrolling.enrol(service.control, service.token(), "robot")
+        listener = service.listening.listener
+        with Client(service.address, None, tokenizer=tokenizer) as device:
+            stream = device.stream(PROMPT, max_tokens=40, stop_tokens=())
+            tokens = [next(stream).token for _ in range(5)]
+            too_large = listener._backlog.too_large
+            listener._backlog.too_large = lambda: not listener.restarts or too_large()  # type: ignore[method-assign]
+            tokens += [event.token for event in stream]
+        assert listener.restarts == 1
+        assert tokens == continuation(PROMPT, GREEDY, 40)
+        refused(NotEnrolled, ZmqTransport(service.address), "enroll")
+        assert soon(lambda: audit(NO_KEYS))
+
+
 def test_keys_are_for_their_owner_only(tmp_path: Path, at_home: Path) -> None:
     with secured(tmp_path / "data") as service:
         enrolling.enrol(service.control, service.token(), "robot")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import math
 import os
 import socket as sockets
@@ -27,6 +28,7 @@ from ..limits import MAX_MESSAGE_BYTES
 from ..messages import CloudMessage, EdgeMessage
 from ..wire import Codec
 from .address import is_loopback, parse_address, unix_socket_is_alive
+from .backlog import Backlog
 from .base import Counters, Peer, edge_decode
 from .cloud_end import CloudEnd
 from .handshake import HandshakeWatch
@@ -39,6 +41,9 @@ Secure: TypeAlias = Callable[["zmq.Socket[bytes]"], None]
 HEARTBEAT_MS = 500
 """For a local network; 1,000 suits a wide one. A peer silent for three of them is gone."""
 QUEUE_MESSAGES = 256
+_FREED_S, _REBIND_S = 1.0, 10.0
+
+_log = logging.getLogger(__name__)
 
 
 class ZmqTransport:
@@ -190,6 +195,8 @@ class ZmqListener:
     ) -> None:
         _refuse_to_bind(address, authenticated=secure is not None)
         self._end = CloudEnd(SystemClock())
+        self.restarts = 0
+        """How often more had come than may wait, so that all of it was thrown away with the connections."""
         self._admits = admits
         # Sockets are not for several threads; a byte on this pair is how another thread ends a wait.
         self._wake_reader, self._wake_writer = sockets.socketpair()
@@ -197,20 +204,26 @@ class ZmqListener:
         self._wake_writer.setblocking(False)
         self._own_context = context is None
         self._context = context or zmq.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
-        _configure(self._socket, address)
-        self._socket.router_mandatory = True  # a vanished peer is an error, not silence
-        self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # or a device that comes back is ignored
-        self._socket.linger = linger_ms
-        self._socket.handshake_ivl = 5000
-        if secure is not None:
-            secure(self._socket)
+        self._linger_ms = linger_ms
+        self._secure = secure
+        self._backlog = Backlog(SystemClock())
         try:
-            self._socket.bind(address)
+            self._bind(address)
         except zmq.ZMQError as error:
             self.close()
             raise _bind_error(address, error) from None
         self._address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
+
+    def _bind(self, address: str) -> None:
+        self._socket = self._context.socket(zmq.ROUTER)
+        _configure(self._socket, address)
+        self._socket.router_mandatory = True  # a vanished peer is an error, not silence
+        self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # or a device that comes back is ignored
+        self._socket.linger = self._linger_ms
+        self._socket.handshake_ivl = 5000
+        if self._secure is not None:
+            self._secure(self._socket)
+        self._socket.bind(address)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._wake_reader.fileno(), zmq.POLLIN)
@@ -231,12 +244,16 @@ class ZmqListener:
             try:
                 frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
-                self._end.kept_up()
+                self._kept_up()
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     return None
                 self._poller.poll(_milliseconds(remaining))
-                self._end.kept_up()  # it was empty all the while
+                self._kept_up()  # it was empty all the while
+                continue
+            if self._backlog.too_large():
+                del frames
+                self._begin_anew()
                 continue
             peer = Peer(frames[0].bytes, _identity(frames[-1]))
             flood = self._end.floods(peer)
@@ -269,6 +286,29 @@ class ZmqListener:
         self._wake_reader.close()
         self._wake_writer.close()
 
+    def _kept_up(self) -> None:
+        self._end.kept_up()
+        self._backlog.kept_up()
+
+    def _begin_anew(self) -> None:
+        """Throw away what waits, and all connections with it: devices connect again, and repeat what has no answer."""
+        self.restarts += 1
+        _log.warning("more comes than is read: all connections are closed, and what they said is dropped")
+        self._socket.close(linger=0)
+        deadline = time.monotonic() + _FREED_S
+        while not self._backlog.freed() and time.monotonic() < deadline:
+            time.sleep(0.01)  # other threads do it
+        deadline += _REBIND_S
+        while True:
+            try:
+                self._bind(self._address)
+                return
+            except zmq.ZMQError as error:
+                self._socket.close(linger=0)
+                if error.errno != zmq.EADDRINUSE or time.monotonic() > deadline:
+                    raise _bind_error(self._address, error) from None
+                time.sleep(0.01)
+
     def _read(self, peer: Peer, frames: Sequence[zmq.Frame]) -> tuple[EdgeMessage | None, bytes | None]:
         if len(frames) != 1:
             return None, self._end.refuse(peer, f"{len(frames)} frames; a message is one")
@@ -295,7 +335,7 @@ def _configure(socket: zmq.Socket[bytes], address: str) -> None:
     """What both ends have in common; before bind and connect, or it has no effect."""
     socket.sndhwm = QUEUE_MESSAGES
     # No bound: where libzmq 4.3.5 stops reading, the other side's reset followed by a heartbeat aborts the whole process
-    # (docs/protocol.md). A server closes the connection of who says too much instead.
+    # (docs/protocol.md). A server closes the connection of who says too much instead, or all if it cannot keep up.
     socket.rcvhwm = 0
     socket.maxmsgsize = MAX_MESSAGE_BYTES
     socket.tcp_keepalive = 1

@@ -1,0 +1,112 @@
+"""A server that cannot read as fast as others send keeps a bound on what waits, and is there afterwards."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from foredraft_shared.clock import ManualClock
+from foredraft_shared.transports.backlog import MAX_BACKLOG_BYTES, Backlog, resident_bytes
+
+MIB = 2**20
+
+
+def read(backlog: Backlog, clock: ManualClock, count: int) -> bool:
+    """Read so many messages in half a second, without coming to an end."""
+    found = False
+    for _ in range(count):
+        clock.advance(0.5 / count)
+        found = found or backlog.too_large()
+    return found
+
+
+def test_what_grows_while_much_is_read_is_the_backlog() -> None:
+    clock, resident = ManualClock(), [3000 * MIB]
+    backlog = Backlog(clock, lambda: resident[0])
+    assert not read(backlog, clock, 100)
+    resident[0] += MAX_BACKLOG_BYTES + MIB
+    assert read(backlog, clock, 100)
+    assert not backlog.freed()
+    resident[0] = 3001 * MIB
+    assert backlog.freed()
+    assert not read(backlog, clock, 100)
+
+
+def test_what_grows_while_all_is_read_is_something_else() -> None:
+    clock, resident = ManualClock(), [100 * MIB]
+    backlog = Backlog(clock, lambda: resident[0])
+    for _ in range(20):
+        resident[0] += 2 * MAX_BACKLOG_BYTES
+        assert not read(backlog, clock, 10)  # a few messages that came meanwhile
+        backlog.kept_up()
+
+
+FLOODED = """
+import threading, time
+import zmq
+from foredraft_shared.messages import Ping
+from foredraft_shared.transports import backlog
+from foredraft_shared.transports.zmq import ZmqListener, ZmqTransport
+
+backlog.MAX_BACKLOG_BYTES = 16 * 2**20
+listener = ZmqListener()
+floods = listener._end.floods
+listener._end.floods = lambda peer: time.sleep(0.001) or floods(peer)  # as if others had the processor
+device = ZmqTransport(listener.address)
+assert device.ready(5.0)
+largest = before = backlog.resident_bytes()
+over = threading.Event()
+
+def flood():
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        dealer.linger = 0
+        dealer.connect(listener.address)
+        while not over.is_set():
+            try:
+                dealer.send(bytes(1000), zmq.NOBLOCK)
+            except zmq.Again:
+                time.sleep(0.001)
+
+def watch():
+    global largest
+    while not over.wait(0.01):
+        largest = max(largest, backlog.resident_bytes())
+
+threads = [threading.Thread(target=each) for each in (flood, watch)]
+for thread in threads:
+    thread.start()
+while listener.restarts < 3:
+    listener.receive(0.01)
+over.set()
+for thread in threads:
+    thread.join()
+heard = None
+for nonce in range(100):
+    if device.ready(0.1):
+        device.send(Ping(nonce))
+    heard = listener.receive(0.1)
+    if heard is not None and heard[1] == Ping(nonce):
+        break
+device.close()
+listener.close()
+print(largest - before < 96 * 2**20, heard is not None)
+"""
+
+
+@pytest.mark.skipif(not resident_bytes(), reason="this system does not tell what a process takes")
+def test_a_starved_server_does_not_grow_without_end() -> None:
+    folders = filter(None, [str(Path(__file__).parents[2]), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", FLOODED],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "True True\n"), done.stderr
+    assert "more comes than is read" in done.stderr
