@@ -119,7 +119,8 @@ class Conversation:
     def dispatch(self, flight: Flight) -> None:
         """Send a round; it is in flight until its verdict."""
         self.flights[flight.request.round] = flight
-        round_trip_s = self.measured.rtt_ms.value / 1000.0
+        known = self.measured.rtt_ms
+        round_trip_s = (known.value if known.samples else self.link.rtt_ms) / 1000.0
         self.watch.patience(4 * (round_trip_s + self.measured.verify_ms.value / 1000.0), 3 * round_trip_s)
         self.watch.asked(self.clock_ns(), reads=flight.reads_prompt)
         self._send(flight.request, flight)

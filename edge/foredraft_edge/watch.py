@@ -38,6 +38,7 @@ STALL_S = 0.25
 
 
 _NEVER_NS = 1 << 62
+_DOUBLINGS = 2
 
 
 class SessionState(str, enum.Enum):
@@ -86,11 +87,16 @@ class Watch:
         self._repeat_ns = 0
         self._ping_at_ns = 0
         self._reconnect_at_ns = 0
+        self._known = False
+        """How far away the server is."""
+        self._attempts = 0
+        """To connect to a server that is not known."""
 
     # --- what happens
 
     def patience(self, verdict_s: float, pong_s: float) -> None:
-        """How long a verdict and a pong may take before they are late."""
+        """How long a verdict and a pong may take before they are late; 0: nobody knows."""
+        self._known = self._known or pong_s > 0
         self._patience_ns = _ns(max(PATIENCE_FLOOR_S, verdict_s))
         self._ping_ns = _ns(max(PATIENCE_FLOOR_S / 2, pong_s))
 
@@ -105,6 +111,7 @@ class Watch:
     def heard(self, now_ns: int) -> bool:
         """Anything came from the server. Returns whether it had been gone: then what has no answer is to be sent again."""
         self.heard_ns = now_ns
+        self._known, self._attempts = True, 0
         if self.state is not SessionState.EDGE_ONLY or now_ns < self._held_until_ns:
             return False
         self.state = SessionState.RESUMING
@@ -165,7 +172,9 @@ class Watch:
             self._ping_at_ns = now_ns + _ns(PROBE_S)
             if now_ns < self._reconnect_at_ns:
                 return ["ping"]
-            self._reconnect_at_ns = now_ns + self._reconnect_ns
+            # Who is far away answers later than that, so a server that was never heard is given longer each time.
+            self._reconnect_at_ns = now_ns + (self._reconnect_ns << min(self._attempts, _DOUBLINGS))
+            self._attempts += not self._known
             return ["reconnect", "ping"]
         if self._asked_ns is None:
             self._idle_until_ns = now_ns + _ns(REPEAT_LIMIT_S)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
+import pytest
+
 from foredraft_edge.watch import SessionState, Watch
 
 MS = 1_000_000
@@ -84,8 +88,24 @@ def test_while_it_is_gone_pings_probe_and_the_connection_is_made_anew_now_and_th
     machine.unreachable(0)
     said = [action for at_ms in range(0, 10_000, 50) for action in machine.tick(at_ms * MS)]
     assert 30 < said.count("ping") < 45
-    assert 6 <= said.count("reconnect") <= 10
+    assert 6 <= said.count("reconnect") <= 13
     assert "repeat" not in said
+
+
+@pytest.mark.parametrize("heard", [False, True])
+def test_a_server_of_unknown_distance_is_given_longer_each_time_to_be_connected(heard: bool):
+    machine = Watch(0)
+    machine.asked(0, reads=False)
+    if heard:
+        machine.heard(0)
+    machine.unreachable(0)
+    tries = [at_ms for at_ms in range(0, 20_000, 10) if "reconnect" in machine.tick(at_ms * MS)]
+    pauses = [after - before for before, after in pairwise(tries)]
+    if heard:
+        assert max(pauses) <= 1000
+    else:
+        assert pauses == sorted(pauses)
+        assert 4000 <= pauses[-1] < 5000, "a handshake over a satellite takes two seconds"
 
 
 def test_the_first_word_from_it_means_that_it_is_back():
