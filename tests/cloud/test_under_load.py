@@ -67,5 +67,5 @@ def test_every_text_under_load_is_that_of_its_session_alone(name: str, dtype: st
     assert not wrong, f"{len(wrong)} of {len(written)} texts differ; the first: {wrong[0]}"
     found = exchange.figures()
     assert found["chained_rounds_hit_total"] > 0, "rounds were chained"
-    assert found["pass_sessions_sum"] > 2 * found["pass_sessions_count"], "sessions met in passes"
+    assert found["pass_sessions_sum"] > 1.5 * found["pass_sessions_count"], "sessions met in passes"
     assert 0 < found["spec_decode_num_accepted_tokens_total"] < found["spec_decode_num_draft_tokens_total"]
