@@ -438,6 +438,8 @@ class RoundLoop:
         if path is not None and not self.finish:
             following = next((request for request in pending.values() if request.base == ledger.length), None)
             foreseen = path.agree(ledger.tokens, before, following.tokens if isinstance(following, Draft) else ())
+            if not pending and path.start > ledger.length:
+                path.reset(ledger.tokens)  # what it was to follow has been dropped: nobody will judge that any more
             flight.record.guess_hit = foreseen if self._options.ahead else None
             flight.record.ready = len(path.probabilities)
             self.statistics.guesses += self._options.ahead
