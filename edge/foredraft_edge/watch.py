@@ -88,7 +88,7 @@ class Watch:
         self._ping_at_ns = 0
         self._reconnect_at_ns = 0
         self._known = False
-        """How far away the server is."""
+        """Whether it is known how far away the server is."""
         self._attempts = 0
         """To connect to a server that is not known."""
 

@@ -171,8 +171,8 @@ class Codec:
         if kind in _ABOUT_CONNECTION or (kind == "failure" and not envelope.failure.concerns_session):
             return b""
         session = self._session_of.get(envelope.channel)
-        check = getattr(getattr(envelope, kind), "session_check", 0)
-        meant = session is not None and (check == _session_check(session) or not (check or kind in _CHECKED))
+        told = getattr(getattr(envelope, kind), "session_check", 0)
+        meant = session is not None and (told == _session_check(session) or not (told or kind in _CHECKED))
         if session is None or not meant:
             raise UnknownChannel(envelope.channel, kind, _epoch(envelope))
         self._session_of.move_to_end(envelope.channel)
