@@ -41,6 +41,13 @@ def serve(
     ] = None,
     dtype: Annotated[str, typer.Option(help=DTYPE_HELP)] = "bfloat16",
     threads: Annotated[int, typer.Option(min=1, help="Threads of the model's passes.")] = 1,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            help="Compute passes in kernels compiled for this processor, where it has AVX-512, VNNI and bfloat16 and there "
+            "is a C++ compiler; in torch otherwise."
+        ),
+    ] = True,
     context: Annotated[int | None, typer.Option(help="Longest session in tokens; by default the model's own.")] = None,
     max_sessions: Annotated[
         int, typer.Option(min=1, help="Sessions active at once; those that are silent are parked and do not count.")
@@ -135,6 +142,7 @@ def serve(
                 context=context,
                 slots=max_sessions,
                 cache_bytes=cache_bytes,
+                compiled=compiled,
             )
         else:
             target = load_target(
@@ -146,6 +154,7 @@ def serve(
                 context=context,
                 slots=max_sessions,
                 cache_bytes=cache_bytes,
+                compiled=compiled,
             )
         server = Server(
             target,

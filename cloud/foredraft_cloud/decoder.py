@@ -20,16 +20,18 @@ from foredraft_shared.models.artifacts import Artifact
 from foredraft_shared.models.config import ModelConfig
 
 from .arithmetic import check_arithmetic
-from .attention import Piece, Plan, attend, cut, plan
+from .attention import Piece, Plan, cut
 from .cache import PAGE_TOKENS, Cache, bytes_per_token
 from .exit_heads import ExitHead, RunLogits, UntrainedHead
 from .memory import suggested_cache_bytes
+from .native.library import library
+from .native.transformer import NativeTransformer
 from .pages import PagedTarget
 from .proof import Shapes, prove
 from .smoothing import calibration_tokens, smoothed
 from .target import ExitView, Logits, Run
 from .trained_heads import TrainedHead, layers_of, trained_heads
-from .transformer import Layer, Transformer, Weights
+from .transformer import Transformer, Weights
 
 __all__ = ["DecoderPass", "DecoderTarget", "LoadedModel", "load_target"]
 
@@ -71,8 +73,8 @@ class DecoderPass:
         transformer = self._target.transformer
         layer = self._exits.pop(0)
         for block in self._blocks:
-            for index in range(self._layer, layer):
-                self._through(block, index, transformer.layers[index], block.hidden)
+            caches = self._target.cache.rows[self._layer : layer]
+            transformer.through(transformer.layers[self._layer : layer], caches, block.hidden, block.turns, block.plan)
         self._layer = layer
         final = not self._exits
         logits = self._look(layer, [final or wanted is None or wanted[index] for index in range(len(self._batch))])
@@ -81,13 +83,6 @@ class DecoderPass:
                 self._target.pages.extend(run.slot, run.tokens[:kept])
             self._blocks.clear()
         return ExitView(layer, final, logits)
-
-    def _through(self, block: _Block, index: int, weights: Layer, hidden: Tensor) -> Tensor:
-        """``hidden`` after a layer that reads and writes the cache as layer ``index`` does; changed in place."""
-        transformer = self._target.transformer
-        rows = self._target.cache.rows[index]
-        attended = attend(block.plan, rows, *transformer.project(weights, hidden, block.turns))
-        return transformer.finish(weights, hidden, attended)
 
     @torch.inference_mode()
     def narrow(self, kept: Sequence[int]) -> None:
@@ -142,14 +137,7 @@ class DecoderPass:
         return _Block(
             hidden=hidden,
             turns=target.transformer.rotations.index_select(0, positions),
-            plan=plan(
-                pieces.pieces,
-                rows,
-                target.transformer.group,
-                target.attention,
-                target.config.sliding_window,
-                target.transformer.dtype,
-            ),
+            plan=target.transformer.plan(pieces.pieces, rows, target.attention),
         )
 
     def _look(self, layer: int, wanted: Sequence[bool]) -> tuple[Logits | None, ...]:
@@ -167,7 +155,11 @@ class DecoderPass:
             states = [block.hidden for block in self._blocks]
             if head.layer is not None:
                 # What it writes into the cache is what the trunk's layer will write there a moment later: they share k and v.
-                states = [self._through(block, layer, head.layer, block.hidden.clone()) for block in self._blocks]
+                cache, through = target.cache.rows[layer : layer + 1], target.transformer.through
+                states = [
+                    through((head.layer,), cache, block.hidden.clone(), block.turns, block.plan)
+                    for block in self._blocks
+                ]
             hidden = states[0] if len(states) == 1 else torch.cat(states)
         for start in range(0, len(rows), most):
             some = rows[start : start + most]
@@ -261,6 +253,7 @@ def load_target(
     slots: int = 16,
     cache_bytes: int | None = None,
     threads: int | None = None,
+    compiled: bool = True,
 ) -> DecoderTarget:
     """Make a target of a model.
 
@@ -272,6 +265,7 @@ def load_target(
         slots: sessions of that length the cache has room for, as far as a quarter of the memory reaches.
         cache_bytes: the hard limit on the cache, in place of ``slots``.
         threads: CPU threads of torch, for the whole process; unchanged by default.
+        compiled: compute in our own kernels where they can be had (:mod:`foredraft_cloud.native`), in torch otherwise.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -279,12 +273,14 @@ def load_target(
     states = torch.float32 if dtype == "float32" else torch.bfloat16
     config = model.config
     context = min(context or min(config.context, 8192), config.context)
+    kernels = library() if compiled and dtype != "float32" else None
     with torch.inference_mode():
-        if dtype == "w8a8":
-            weights = smoothed(config, model.weights, calibration_tokens(model))
-            transformer = Transformer(config, weights, states, context, quantised=True)
+        quantised = dtype == "w8a8"
+        weights = smoothed(config, model.weights, calibration_tokens(model)) if quantised else model.weights
+        if kernels is None:
+            transformer = Transformer(config, weights, states, context, quantised=quantised)
         else:
-            transformer = Transformer(config, model.weights, states, context)
+            transformer = NativeTransformer(config, weights, context, kernels, quantised=quantised)
         chosen = () if exits is None else tuple(exits)
         trained: dict[int, TrainedHead] = {}
         if heads is not None:

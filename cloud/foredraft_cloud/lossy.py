@@ -72,12 +72,13 @@ def load_lossy_target(
     slots: int = 16,
     cache_bytes: int | None = None,
     threads: int | None = None,
+    compiled: bool = True,
 ) -> DecoderTarget:
     """Make a target of a model's first ``layer`` layers; of the others nothing is read.
 
     Args:
         heads: trained exit heads, of which that of ``layer`` is taken; ``None``: the model's own head.
-        dtype, context, slots, cache_bytes, threads: see :func:`~foredraft_cloud.decoder.load_target`.
+        dtype, context, slots, cache_bytes, threads, compiled: see :func:`~foredraft_cloud.decoder.load_target`.
 
     Raises:
         UsageError: the model has no such layer, or it is its last, or ``heads`` has no head there.
@@ -100,7 +101,15 @@ def load_lossy_target(
     attends = f"layers.{layer}.attn_norm.weight" in own
     weights: Weights = ChainMap(own, model.weights) if attends else model.weights  # type: ignore[arg-type]
     truncated = _Truncated(replace(model.config, layers=layer + attends), weights, model)
-    target = load_target(truncated, dtype=dtype, context=context, slots=slots, cache_bytes=cache_bytes, threads=threads)
+    target = load_target(
+        truncated,
+        dtype=dtype,
+        context=context,
+        slots=slots,
+        cache_bytes=cache_bytes,
+        threads=threads,
+        compiled=compiled,
+    )
     if heads is not None:
         with torch.inference_mode():
             trained = trained_heads(heads, target.transformer, model.weights, (layer,))[layer]

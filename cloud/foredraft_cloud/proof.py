@@ -17,7 +17,7 @@ from torch import Tensor
 
 from foredraft_shared.errors import ModelUnsupported
 
-from .attention import KEY_STEP, AttentionShape, attend, cut, plan
+from .attention import KEY_STEP, AttentionShape, cut
 from .cache import PAGE_TOKENS
 from .transformer import Transformer
 
@@ -25,6 +25,9 @@ __all__ = ["CANDIDATE_ROWS", "Shapes", "prove", "prove_attention", "prove_rows"]
 
 CANDIDATE_ROWS = (4, 8, 12, 16, 24, 32, 48, 64)
 """Numbers of rows a pass may be padded to. Fewer than 4 have not been faster anywhere yet; more than 64 gain nothing."""
+
+_ANY_ROWS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64)
+"""The same where every number is a shape of its own (:attr:`Transformer.any_rows`)."""
 
 CANDIDATE_ATTENTION = (
     AttentionShape(4, 128),
@@ -37,6 +40,7 @@ CANDIDATE_ATTENTION = (
 )
 """Best first. None is safe by construction: even rows that are products of their own (block 1) were seen to differ
 between two threads, whose scratch memory is aligned differently."""
+_ANY_ATTENTION = (AttentionShape(1, PAGE_TOKENS),)
 
 RowFunction = Callable[[Tensor], Tensor]
 
@@ -58,7 +62,8 @@ def prove(transformer: Transformer) -> Shapes:
         ModelUnsupported: no shape is safe here.
     """
     attention = prove_attention(transformer)
-    ladder = prove_rows(_row_functions(transformer), transformer.config.hidden, CANDIDATE_ROWS)
+    candidates = _ANY_ROWS if transformer.any_rows else CANDIDATE_ROWS
+    ladder = prove_rows(_row_functions(transformer), transformer.config.hidden, candidates)
     if not ladder or attention is None:
         raise ModelUnsupported(
             f"no batch shape gives this model reproducible results in {transformer.dtype} with {torch.get_num_threads()} "
@@ -93,7 +98,8 @@ def prove_rows(functions: Sequence[RowFunction], width: int, candidates: Sequenc
 
 def prove_attention(transformer: Transformer) -> AttentionShape | None:
     """The first of the candidate shapes in which a row alone and among others has the same bits, if there is one."""
-    return next((shape for shape in CANDIDATE_ATTENTION if _attention_holds(transformer, shape)), None)
+    shapes = _ANY_ATTENTION if transformer.any_rows else CANDIDATE_ATTENTION
+    return next((shape for shape in shapes if _attention_holds(transformer, shape)), None)
 
 
 def _row_functions(transformer: Transformer) -> tuple[RowFunction, ...]:
@@ -146,8 +152,8 @@ def _attention_holds(transformer: Transformer, shape: AttentionShape) -> bool:
         padded = -(-used // shape.block) * shape.block
         taken = torch.arange(padded).remainder(count) + position
         pieces = [piece for at, each in enumerate(runs) for piece in cut(each, at * count, count, position, shape)]
-        layout = plan(pieces, padded, transformer.group, shape, None, transformer.dtype)
-        return attend(layout, arena, queries[taken], rows[taken])[first : first + count]
+        layout = transformer.plan(pieces, padded, shape)
+        return transformer.attend(layout, arena, queries[taken], rows[taken])[first : first + count]
 
     for edge in range(128, 3 * KEY_STEP, 128):
         position = edge - 20  # the run reaches beyond the edge, the first rows alone do not

@@ -17,7 +17,7 @@ and comes out of one; keys, values and what attention makes of them are bfloat16
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,7 @@ from torch import Tensor
 from foredraft_shared.errors import ModelDamaged
 from foredraft_shared.models.config import ModelConfig
 
+from .attention import AttentionShape, Piece, Plan, attend, plan
 from .linear import Linear, pack
 from .quantised import pack_quantised
 from .rope import rotations
@@ -61,6 +62,9 @@ class Transformer:
         ModelDamaged: a weight is missing or has another shape than the configuration says.
     """
 
+    any_rows = False
+    """Whether its functions are made for every number of rows; otherwise passes are padded to a few."""
+
     def __init__(
         self, config: ModelConfig, weights: Weights, dtype: torch.dtype, context: int, *, quantised: bool = False
     ) -> None:
@@ -85,6 +89,26 @@ class Transformer:
     def embed(self, tokens: Tensor) -> Tensor:
         """[R] -> [R, E] float32."""
         return F.embedding(tokens, self.embedding).float()
+
+    def plan(self, pieces: Sequence[Piece], rows: int, shape: AttentionShape) -> Plan:
+        """What is the same in every layer about the attention of ``pieces``, which fill the first of ``rows`` rows."""
+        return plan(pieces, rows, self.group, shape, self.config.sliding_window, self.dtype)
+
+    def through(self, layers: Sequence[Layer], caches: Tensor, hidden: Tensor, turns: Tensor, plan: Plan) -> Tensor:
+        """``hidden`` behind some layers; changed in place.
+
+        Args:
+            caches: [layers, 2, KV, pages, PAGE_TOKENS, D], read and written.
+            hidden: [R, E] float32.
+            turns: [R, 1, D/2] complex64.
+        """
+        for layer, arena in zip(layers, caches, strict=True):
+            hidden = self.finish(layer, hidden, self.attend(plan, arena, *self.project(layer, hidden, turns)))
+        return hidden
+
+    def attend(self, plan: Plan, arena: Tensor, queries: Tensor, keys_values: Tensor) -> Tensor:
+        """See :func:`foredraft_cloud.attention.attend`."""
+        return attend(plan, arena, queries, keys_values)
 
     def project(self, layer: Layer, hidden: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
         """Queries, and keys and values, of the rows.

@@ -9,27 +9,37 @@ import torch
 from decoder_models import MODELS, scores, tiny_model
 
 from foredraft_cloud.decoder import DecoderTarget, load_target
+from foredraft_cloud.native.library import library
 from foredraft_cloud.target import Run
 
 CASES = [
-    ("llama", "float32", 1),
-    ("llama", "float32", 2),
-    ("llama", "bfloat16", 1),
-    ("llama", "bfloat16", 2),
-    ("mistral-window", "bfloat16", 1),
-    ("llama", "w8a8", 1),
-    ("llama", "w8a8", 2),
-    ("qwen3", "float32", 1),
-    ("qwen3", "bfloat16", 2),
-    ("qwen3", "w8a8", 1),
+    ("llama", "float32", 1, "torch"),
+    ("llama", "float32", 2, "torch"),
+    ("llama", "bfloat16", 1, "torch"),
+    ("llama", "bfloat16", 2, "torch"),
+    ("llama", "bfloat16", 1, "compiled"),
+    ("llama", "bfloat16", 2, "compiled"),
+    ("mistral-window", "bfloat16", 1, "torch"),
+    ("mistral-window", "bfloat16", 1, "compiled"),
+    ("llama", "w8a8", 2, "torch"),
+    ("llama", "w8a8", 1, "compiled"),
+    ("llama", "w8a8", 2, "compiled"),
+    ("qwen3", "float32", 1, "torch"),
+    ("qwen3", "bfloat16", 2, "torch"),
+    ("qwen3", "bfloat16", 2, "compiled"),
+    ("qwen3", "w8a8", 1, "compiled"),
 ]
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]}-{case[1]}-{case[2]}")
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(map(str, case)))
 def target(request: pytest.FixtureRequest) -> Iterator[DecoderTarget]:
-    name, dtype, threads = request.param
+    name, dtype, threads, kernels = request.param
+    if kernels == "compiled" and library() is None:
+        pytest.skip("no compiled kernels on this machine")
     before = torch.get_num_threads()
-    yield load_target(tiny_model(name), dtype=dtype, exits=(1,), threads=threads, slots=12)
+    yield load_target(
+        tiny_model(name), dtype=dtype, exits=(1,), threads=threads, slots=12, compiled=kernels == "compiled"
+    )
     torch.set_num_threads(before)
 
 

@@ -1,0 +1,142 @@
+"""The compiled kernels: the mathematics of the decoder in torch, and what becomes of a machine that cannot have them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+import torch
+from decoder_models import MODELS, reference, scores, tiny_model
+
+from foredraft_cloud.attention import KEY_STEP, AttentionShape
+from foredraft_cloud.decoder import DecoderTarget, load_target
+from foredraft_cloud.native import library as native
+from foredraft_cloud.native.transformer import NativeLinear, NativeTransformer
+from foredraft_cloud.proof import Shapes
+from foredraft_cloud.quantised import pack_quantised
+from foredraft_cloud.target import Run
+from foredraft_cloud.transformer import Transformer
+
+needs_kernels = pytest.mark.skipif(native.library() is None, reason="no compiled kernels on this machine")
+
+
+@pytest.fixture
+def uncached() -> Iterator[None]:
+    native.library.cache_clear()
+    yield
+    native.library.cache_clear()
+
+
+def both(name: str, *, quantised: bool) -> Iterator[DecoderTarget]:
+    """A target in torch and one in our kernels, in shapes that nobody proved."""
+    model, kernels = tiny_model(name), native.library()
+    assert kernels is not None
+    with torch.inference_mode():
+        for transformer in (
+            Transformer(model.config, model.weights, torch.bfloat16, 512, quantised=quantised),
+            NativeTransformer(model.config, model.weights, 512, kernels, quantised=quantised),
+        ):
+            shapes = Shapes((64,), AttentionShape(8, KEY_STEP))
+            yield DecoderTarget(transformer, context=512, cache_bytes=2**22, shapes=shapes)
+
+
+def scored(target: DecoderTarget, tokens: tuple[int, ...]) -> torch.Tensor:
+    (logits,) = target.verify([Run(target.open(), tokens, len(tokens))], exits=False).step().logits
+    return scores(logits).float()
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_family_in_bfloat16_is_as_near_to_float32_as_in_torch(name: str) -> None:
+    tokens = torch.randint(0, 320, (1, 333), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        expected = reference(name)(tokens).logits[0]
+    in_torch, ours = (
+        float((scored(target, tuple(tokens[0].tolist())) - expected).norm() / expected.norm())
+        for target in both(name, quantised=False)
+    )
+    assert ours < 1.2 * in_torch < 0.2
+
+
+@needs_kernels
+def test_w8a8_is_as_near_to_float32_as_in_torch() -> None:
+    tokens = tuple(torch.randint(0, 320, (200,), generator=torch.Generator().manual_seed(3)).tolist())
+    with torch.no_grad():
+        expected = reference("qwen3")(torch.tensor([tokens])).logits[0]
+    in_torch, ours = (float((scored(target, tokens) - expected).norm()) for target in both("qwen3", quantised=True))
+    assert ours < 1.2 * in_torch < 0.4 * float(expected.norm())
+
+
+@needs_kernels
+@pytest.mark.parametrize(("outputs", "inputs"), [(64, 64), (80, 33), (7, 130), (200, 2500)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_an_integer_product_has_the_bits_of_the_one_in_torch(outputs: int, inputs: int, biased: bool) -> None:
+    generator = torch.Generator().manual_seed(outputs)
+    weight = torch.randn(outputs, inputs, generator=generator)
+    rows = torch.randn(23, inputs, generator=generator) * torch.logspace(-3, 3, 23).unsqueeze(1)
+    rows[5] = 0.0
+    rows[6] = 1.0
+    weight[3] = -1.0  # the largest sums there can be
+    bias = torch.randn(outputs, generator=generator) if biased else None
+    kernels = native.library()
+    assert kernels is not None
+    ours = NativeLinear(kernels, weight, bias, quantised=True)
+    expected = pack_quantised(weight, bias)(rows)
+    for count in (1, 2, 3, 4, 5, 6, 7, 8, 9, 23):
+        assert torch.equal(ours(rows[:count]), expected[:count])
+
+
+@needs_kernels
+@pytest.mark.parametrize(("outputs", "inputs"), [(64, 64), (80, 33), (7, 130)])
+def test_a_bfloat16_product_rounds_its_inputs_and_nothing_else(outputs: int, inputs: int) -> None:
+    generator = torch.Generator().manual_seed(outputs)
+    weight, rows = torch.randn(outputs, inputs, generator=generator), torch.randn(9, inputs, generator=generator)
+    kernels = native.library()
+    assert kernels is not None
+    found = NativeLinear(kernels, weight, None, quantised=False)(rows)
+    expected = rows.bfloat16().double() @ weight.bfloat16().double().T
+    torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-5)
+
+
+def test_without_a_compiler_passes_are_computed_in_torch(uncached: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_processor", lambda: frozenset(native._INSTRUCTIONS))
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", "")
+    with structlog.testing.capture_logs() as logs:
+        target = load_target(tiny_model("llama"), slots=1)
+    assert type(target.transformer) is Transformer
+    assert [(entry["log_level"], "install g++" in entry["event"]) for entry in logs] == [("warning", True)]
+
+
+def test_a_compiler_that_fails_is_told_of(uncached: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiler = tmp_path / "c++"
+    compiler.write_text("#!/bin/sh\n[ $1 = --version ] || { echo no such instruction >&2; exit 1; }\n")
+    compiler.chmod(0o755)
+    monkeypatch.setattr(native, "_processor", lambda: frozenset(native._INSTRUCTIONS))
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("FOREDRAFT_CACHE", str(tmp_path / "cache"))
+    with structlog.testing.capture_logs() as logs:
+        assert native.library() is None
+    assert [entry["error"].strip() for entry in logs] == ["no such instruction"]
+    assert not list((tmp_path / "cache" / "kernels").iterdir())
+
+
+def test_another_processor_needs_no_compiler(uncached: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_processor", lambda: frozenset({"avx2"}))
+    with structlog.testing.capture_logs() as logs:
+        assert native.library() is None
+    assert logs[0]["log_level"] == "info"
+    assert "avx512_vnni" in logs[0]["missing"]
+
+
+@needs_kernels
+def test_the_library_is_built_once(uncached: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FOREDRAFT_CACHE", str(tmp_path))
+    assert native.library() is not None
+    (built,) = (tmp_path / "kernels").iterdir()
+    changed = built.stat().st_mtime_ns
+    native.library.cache_clear()
+    assert native.library() is not None
+    assert [(each, each.stat().st_mtime_ns) for each in (tmp_path / "kernels").iterdir()] == [(built, changed)]
