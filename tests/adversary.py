@@ -19,9 +19,8 @@ from foredraft_edge.link import Link
 from foredraft_edge.loop import Commit, RoundLoop
 from foredraft_edge.options import LoopOptions
 from foredraft_edge.planner import Planner
-from foredraft_edge.saved import SavedText, take_up
+from foredraft_edge.saved import SavedText, ledger_of, take_up
 from foredraft_shared.errors import ForedraftError, Overloaded
-from foredraft_shared.ledger import Ledger
 from foredraft_shared.messages import Failure, FinishReason, GoAway, Open, Resume, SamplingParams, SessionId, TokenId
 from foredraft_shared.transports.base import Peer
 from foredraft_shared.transports.memory import MemoryListener, MemoryNetwork, MemoryTransport
@@ -66,6 +65,8 @@ class Wire:
     """…and the sender is told so."""
     broken: bool = False
     """Its device is gone: it stays dead."""
+    epoch: int = 0
+    """The highest one of the texts written here, as a client remembers it."""
 
     def held(self, direction: Direction) -> list[_Message]:
         return self.up if direction == "up" else self.down
@@ -173,7 +174,10 @@ class Device(Writer):
         self.stage = stage
         self.wire = wire
         self.saved = saved
-        ledger = take_up(saved.text, saved) if taken_up else Ledger(saved.text.session, saved.text.prompt)
+        ledger = ledger_of(saved.text)
+        if taken_up:
+            take_up(ledger, saved, wire.epoch)
+        wire.epoch = max(wire.epoch, ledger.epoch)
         link = Link(wire.transport, where="the toy cloud", clock=stage.clock.now)
         loop = HeldLoop(
             link,
@@ -250,6 +254,7 @@ class Device(Writer):
     def leave(self) -> None:
         """Its caller gives the text up, wherever it is; says so to the cloud."""
         self.left = self.over = True
+        self.wire.epoch = max(self.wire.epoch, self.ledger.epoch)
         super().leave()
 
     def die(self) -> None:

@@ -25,7 +25,6 @@ from typing_extensions import Self
 
 from foredraft_devices import probe
 from foredraft_shared.errors import LinkLost, ModelChanged, PromptTooLong, UsageError, VocabularyMismatch
-from foredraft_shared.ledger import Ledger
 from foredraft_shared.messages import SamplingParams, TokenId, Welcome
 from foredraft_shared.models import Tokenizer, open_model
 from foredraft_shared.otel import provider_from_environment
@@ -38,7 +37,7 @@ from .link import Link, described, same
 from .loop import Commit, RoundLoop
 from .options import LoopOptions
 from .planner import AdaptivePlanner, FixedPlanner, Planner
-from .saved import SavedText, SessionFile, load_text, take_up
+from .saved import SavedText, SessionFile, ledger_of, load_text, take_up
 from .stream import Generation, TokenStream, standing, write_alone
 
 if TYPE_CHECKING:
@@ -95,11 +94,11 @@ class Client:
         self._traces = tracer_provider or self._own_traces
         self._lock = threading.Lock()
         self._writing_thread: int | None = None
+        self._epoch = 0
+        """The highest one of all saved texts written here; who takes up a copy of one of them begins above it."""
         self._planners: dict[tuple[bool, int], AdaptivePlanner] = {}
         """By whether they may leave speculation, and by the rounds that may be in flight."""
         self.link: Link | None = None
-        self.greeting_s = 0.0
-        """How long it took until the server answered the greeting, or was given up."""
         self._tokenizer: Tokenizer | None = None
         self.drafter: Drafter | None = None
         if isinstance(tokenizer, Tokenizer):
@@ -111,13 +110,11 @@ class Client:
         try:
             if transport is not None or address is not None:
                 self.link = self._connect(address, transport, device)
-                begun = time.monotonic()
                 try:
                     self.link.greet(connect_timeout_s)
                 except LinkLost:
                     if require_server:
                         raise
-                self.greeting_s = time.monotonic() - begun
             target = self.welcome.model if self.welcome else None
             if isinstance(draft, str | Path):
                 self._load(draft, target, offline, threads)
@@ -351,11 +348,7 @@ class Client:
             raise UsageError(
                 "on_disconnect='edge' needs a draft model to go on with; name one, or choose wait or fail."
             )
-        if taken_up:
-            assert journal is not None
-            ledger = take_up(text, journal)
-        else:
-            ledger = Ledger(text.session, text.prompt)
+        ledger = ledger_of(text)
         spans = None
         if self._traces is not None:
             from .spans import TextSpans  # nobody else needs it
@@ -385,10 +378,14 @@ class Client:
         def hold() -> Iterator[None]:
             with self._writing():
                 try:
+                    if taken_up:
+                        assert journal is not None
+                        take_up(ledger, journal, self._epoch)
                     with spans or nullcontext():
                         yield
                 finally:
                     if journal is not None:
+                        self._epoch = max(self._epoch, ledger.epoch)
                         journal.close()
 
         return TokenStream(loop, text.prompt, self._tokenizer, planner.measured, hold, tuple(text.tokens))

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, get_args
 
 import typer
 from rich.console import Console
 
-from foredraft_shared.errors import ForedraftError, UsageError
+from foredraft_shared.errors import DeadlineMissed, ForedraftError, UsageError
 from foredraft_shared.messages import SamplingParams
 from foredraft_shared.traces import TraceWriter
 
@@ -52,6 +57,8 @@ Offline = Annotated[bool, typer.Option("--offline", help="Use only models that a
 
 _SERVER = "tcp://127.0.0.1:5555"
 _GREETING_S = 5.0
+_LOADING = "foredraft-loading"
+"""The thread that makes a client by a deadline."""
 
 
 def generate(
@@ -76,9 +83,7 @@ def generate(
     on_disconnect: OnLoss = "wait",
     deadline_ms: Annotated[
         float | None,
-        typer.Option(
-            min=1, help="End the answer then, however far it is; the greeting counts, loading the draft does not."
-        ),
+        typer.Option(min=1, help="End the answer then, however far it is; the greeting and loading the draft count."),
     ] = None,
     save: Annotated[Path | None, typer.Option(help="Keep the text in this new file, to be resumed.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with a text kept by --save, in place of a prompt.")] = None,
@@ -86,6 +91,7 @@ def generate(
     offline: Offline = False,
 ) -> None:
     """Answer one question, token for token what the target alone would say."""
+    due = None if deadline_ms is None else time.monotonic() + deadline_ms / 1000.0
     if resume is not None and (prompt is not None or prompt_file is not None or save is not None or lossy):
         raise UsageError("--resume goes on with the text in its file; give no prompt, --save or --lossy with it.")
     if resume is not None:
@@ -93,9 +99,9 @@ def generate(
     question = _question(prompt, prompt_file) if resume is None else ""
     SamplingParams(temperature, top_k, top_p, min_p, seed)  # what cannot be is said before anybody is called
     loss = _on_disconnect(on_disconnect)
-    with _client(server, draft, tokenizer, mode, offline, loss, deadline_ms) as client:
-        if deadline_ms is not None:
-            deadline_ms = max(1.0, deadline_ms - 1000.0 * client.greeting_s)
+    with _client_by(due, partial(_client, server, draft, tokenizer, mode, offline, loss, due)) as client:
+        if due is not None:
+            deadline_ms = max(1.0, 1000.0 * (due - time.monotonic()))
         writer = TraceWriter(trace, {"mode": mode, "draft": draft}) if trace else None
         if resume is not None:
             stream = client.resume(
@@ -263,6 +269,39 @@ def _on_disconnect(what: str) -> OnDisconnect:
     return what  # type: ignore[return-value]
 
 
+def _client_by(due: float | None, make: Callable[[], Client]) -> Client:
+    """Make the client, but wait no longer than until ``due`` of ``time.monotonic``: nothing can be asked to load faster.
+
+    Raises:
+        DeadlineMissed: it is not made by then.
+    """
+    if due is None:
+        return make()
+    made: Future[Client] = Future()
+
+    def run() -> None:
+        try:
+            client = make()
+        except BaseException as error:
+            with suppress(InvalidStateError):
+                made.set_exception(error)
+            return
+        try:
+            made.set_result(client)
+        except InvalidStateError:
+            client.close()  # nobody wants it any more
+
+    thread = threading.Thread(target=run, name=_LOADING, daemon=True)  # nobody waits for it at the end of the program
+    thread.start()
+    thread.join(max(0.0, due - time.monotonic()))
+    if made.cancel():
+        raise DeadlineMissed(
+            "the draft model was not loaded when the deadline passed; allow more time, draft with less (--draft ngram), or "
+            "leave all to the server (--draft none)."
+        )
+    return made.result()
+
+
 def _client(
     server: str,
     draft: str,
@@ -270,13 +309,14 @@ def _client(
     mode: str,
     offline: bool,
     loss: OnDisconnect = "wait",
-    deadline_ms: float | None = None,
+    due: float | None = None,
 ) -> Client:
     # Which draft "auto" is, only the server's model tells.
     can_begin_alone = loss == "edge" and draft not in ("auto", "none")
     greeting_s = _GREETING_S
-    if deadline_ms is not None:
-        greeting_s = min(greeting_s, deadline_ms / 1000.0 / (2 if can_begin_alone else 1))
+    if due is not None:
+        # Who can begin alone has a draft to load; who cannot still has to say that nobody answers.
+        greeting_s = min(greeting_s, max(0.0, due - time.monotonic()) * (0.5 if can_begin_alone else 0.9))
     return Client(
         None if _mode(mode) == "edge" else server,
         None if draft == "none" else draft,

@@ -48,6 +48,8 @@ __all__ = ["Commit", "LoopStatistics", "RoundLoop"]
 
 _READING_MS = 20.0
 """The drafter reads a long text in pieces of about this: between them the loop looks at the link."""
+_READ_ALONG = 32
+"""While the cloud writes alone, a drafter that may have to go on reads what is new in so many tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,12 +185,16 @@ class RoundLoop:
                     yield from self._tell()
                 if not self._ledger.in_flight and self._conversation.watch.state is not SessionState.EDGE_ONLY:
                     self._decide()
+                busy = True
                 if self._wants_reading():
                     self._read()
                 elif self._wants_token():
                     self._draft_token()
+                else:
+                    busy = False
                 self._send_ready()
-                commit = self._listen(block=not (self._wants_reading() or self._wants_token()))
+                more = self._wants_reading() or self._wants_token() or (busy and self._alone)  # to be told at once
+                commit = self._listen(block=not more)
                 while commit is None and self._heard:
                     commit = self._listen(block=False)  # what is here already comes before the next drafted token
                 if commit is not None:
@@ -285,14 +291,19 @@ class RoundLoop:
         if path is None or self._deadlines.left_ms <= _READING_MS:
             return False
         if self._writing is None:
-            return self.plan.tokens is not None and path.unread > 0
+            follows = self.plan.tokens is not None or self._options.on_disconnect == "edge"
+            return follows and path.unread > 0
         if not self._alone and self._complete(path):
             return False  # nothing will be drafted: a length of 0 is one remote call a token
         return path.reading_ms > _READING_MS  # less is read along with the next token, in one pass
 
     def _read(self) -> None:
         assert self._path is not None
-        self._accounts.excuse(self._path.read(_READING_MS))
+        elapsed_ns = self._path.read(_READING_MS)
+        if self._writing is None:
+            self._accounts.waited(elapsed_ns)  # for the cloud, which writes meanwhile
+        else:
+            self._accounts.excuse(elapsed_ns)
 
     def _wants_token(self) -> bool:
         path = self._writing
@@ -435,6 +446,8 @@ class RoundLoop:
         for number in [number for number in self._conversation.flights if number not in pending]:
             self._accounts.lost(self._conversation.flights.pop(number))
         path = self._speculating
+        if path is None and self._path is not None and ledger.length >= len(self._path.tokens) + _READ_ALONG:
+            self._path.catch_up(ledger.tokens)
         if path is not None and not self.finish:
             following = next((request for request in pending.values() if request.base == ledger.length), None)
             foreseen = path.agree(ledger.tokens, before, following.tokens if isinstance(following, Draft) else ())

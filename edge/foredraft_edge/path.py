@@ -17,11 +17,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from foredraft_shared.messages import Position, SamplingParams, TokenId
 
 from .drafters.base import Drafter, Proposal, follow
+from .pace import ReadingPace
 
 __all__ = ["Path"]
-
-_LONGEST_PIECE = 256
-"""Tokens a drafter reads at once, however fast it is."""
 
 
 class Path:
@@ -56,8 +54,7 @@ class Path:
         """Time spent in the drafter since the last draft was taken, wrong guesses included."""
         self.discarded = 0
         """Tokens drafted on wrong guesses, all in all."""
-        self._reading_ms = 2.0
-        """What the drafter takes to read a token, as last measured."""
+        self._pace = ReadingPace()
 
     @property
     def tokens(self) -> Sequence[TokenId]:
@@ -95,21 +92,20 @@ class Path:
 
     @property
     def reading_ms(self) -> float:
-        """What reading them will take, by the pace of the last reading."""
-        return self.unread * self._reading_ms
+        """What reading them along adds to the next token's time."""
+        return self._pace.along_ms(self.unread)
 
     def read(self, budget_ms: float) -> int:
-        """Let the drafter read as much as takes about ``budget_ms``; returns the nanoseconds it took.
+        """Let the drafter read a piece, which takes about ``budget_ms`` or twice a pass; returns the nanoseconds it took.
 
         In pieces, so that whoever calls can look at the link between them.
         """
-        piece = max(1, min(_LONGEST_PIECE, int(budget_ms / self._reading_ms)))
         before = self._drafter.read(0)
         begun_ns = self._clock_ns()
-        read = before - self._drafter.read(piece)
+        read = before - self._drafter.read(self._pace.piece(budget_ms))
         elapsed_ns = self._clock_ns() - begun_ns
         if read > 0:
-            self._reading_ms = max(0.01, elapsed_ns / 1e6 / read)
+            self._pace.took(read, elapsed_ns / 1e6)
         return elapsed_ns
 
     def grow(self, limit: Position) -> float | None:
@@ -118,6 +114,7 @@ class Path:
         Args:
             limit: no token may stand there or beyond.
         """
+        unread = self.unread
         begun_ns = self._clock_ns()
         if self._proposals is None:
             self._proposals = self._drafter.draft(limit - len(self._drafter.tokens), self._params)
@@ -135,6 +132,8 @@ class Path:
         else:
             self.guess_probability = proposal.probability
         self.exhausted = proposal.token in self._stop_tokens
+        if not unread:
+            self._pace.took(1, elapsed_ns / 1e6)
         return elapsed_ns / 1e6
 
     def take(self, most: int) -> tuple[TokenId, ...]:

@@ -22,7 +22,7 @@ from foredraft_shared.messages import FinishReason, Resume, SamplingParams, Sess
 
 from .conversation import Journal
 
-__all__ = ["SavedText", "SessionFile", "load_text", "take_up"]
+__all__ = ["SavedText", "SessionFile", "ledger_of", "load_text", "take_up"]
 
 _VERSION = 1
 
@@ -138,17 +138,25 @@ def load_text(path: Path) -> SavedText:
     return text
 
 
-def take_up(text: SavedText, journal: Journal) -> Ledger:
-    """The ledger of a text that is taken up again, in a new epoch.
+def ledger_of(text: SavedText) -> Ledger:
+    """The ledger of a text as it was left."""
+    ledger = Ledger(text.session, text.prompt, text.epoch)
+    ledger.extend(text.tokens)
+    return ledger
+
+
+def take_up(ledger: Ledger, journal: Journal, above: int = 0) -> None:
+    """Begin the new epoch of a text that is taken up again.
 
     Even where nothing had been written: the server may be at work on a round of whoever was before us, and its verdict
     must not be taken for one about a round of ours with the same number.
+
+    Args:
+        above: the highest epoch that this connection may have used for the same text, whatever its file says: a copy of it
+            tells only of those before it was made.
     """
-    ledger = Ledger(text.session, text.prompt, text.epoch)
-    ledger.extend(text.tokens)
-    ledger.raise_epoch()
+    ledger.raise_epoch(above)
     journal.epoch(ledger.epoch)
-    return ledger
 
 
 def _beginning(text: SavedText) -> dict[str, Any]:

@@ -193,9 +193,9 @@ class Ledger:
         self._in_flight.clear()
         self._assumed.clear()
 
-    def raise_epoch(self) -> int:
-        """Begin a new epoch: everything said in an older one is void. Returns the new epoch."""
-        self.epoch += 1
+    def raise_epoch(self, above: int = 0) -> int:
+        """Begin a new epoch, beyond ``above``: everything said in an older one is void. Returns the new epoch."""
+        self.epoch = max(self.epoch, above) + 1
         self.abandon()
         return self.epoch
 

@@ -163,7 +163,7 @@ class Text:
 
 choices = st.integers(0, 15)
 """Taken modulo what there is."""
-COPIES = ("just now", "from before", "the id alone")
+COPIES = ("just now", "from before", "the id alone", "by the same client")
 directions = st.sampled_from(["up", "down"])
 
 
@@ -278,23 +278,28 @@ class Law(RuleBasedStateMachine):
     @precondition(lambda self: 0 < len(self.texts) < MAX_TEXTS)
     @rule(which=choices, manner=st.sampled_from(HASTY) | st.sampled_from(MANNERS), copied=st.sampled_from(COPIES))
     def twin(self, which: int, manner: Manner, copied: str) -> None:
-        """Another process of the same device goes on with the same text, or with another one that it calls the same."""
+        """Another process of the same device goes on with the same text, or with another one that it calls the same; or
+        the client that wrote it goes on with a copy, once it has left it."""
         text = self._text(which)
         if text.device.over or text.disputed:
             return
         saved, answer, kept = text.device.saved.text, text.answer, list(text.device.text)
-        epoch = text.device.ledger.epoch
-        if copied == "from before":  # the first process took it up: that leads the second one to the same epoch
+        epoch, same_client = text.device.ledger.epoch, copied == "by the same client"
+        if copied == "from before" or same_client:  # whoever takes that up comes to the epoch of the first one
             epoch, kept = epoch - 1, kept[: text.device.restored]
         copy = Saved(saved.session, saved.prompt, saved.sampling, saved.max_tokens, saved.stop_tokens)
         if copied == "the id alone":
             epoch, kept, answer = 0, [], truth(PROMPTS[0], PARAMS[0])
             copy = Saved(saved.session, PROMPTS[0], PARAMS[0], MAX_TOKENS)
-        copy.text.epoch, copy.text.tokens = epoch, kept
-        wire = self.stage.network.wire(text.device.wire.peer.identity)
-        text.shared = True
-        device = self._device(wire, copy, manner, taken_up=epoch > 0)
-        self.texts.append(Text(device, answer, manner, shared=True))
+        copy.text.epoch, copy.text.tokens = max(1, epoch), kept
+        if same_client:
+            text.device.leave()
+            wire = text.device.wire
+        else:
+            wire = self.stage.network.wire(text.device.wire.peer.identity)
+            text.shared = True
+        device = self._device(wire, copy, manner, taken_up=epoch > 0 or same_client)
+        self.texts.append(Text(device, answer, manner, shared=text.shared))
 
     # --- what happens to messages
 

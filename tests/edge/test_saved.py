@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from foredraft_edge.saved import SavedText, SessionFile, load_text, take_up
+from foredraft_edge.saved import SavedText, SessionFile, ledger_of, load_text, take_up
 from foredraft_shared.errors import UsageError
 from foredraft_shared.messages import SamplingParams
 
@@ -133,7 +133,8 @@ def test_a_text_taken_up_is_in_an_epoch_of_its_own(tmp_path: Path, written: tupl
     for epoch in (2, 3):
         text = load_text(path)
         journal = SessionFile(path, text, begin=False)
-        ledger = take_up(text, journal)
+        ledger = ledger_of(text)
+        take_up(ledger, journal)
         journal.close()
         assert ledger.epoch == epoch
         assert tuple(ledger.written) == written

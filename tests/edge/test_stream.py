@@ -20,8 +20,9 @@ from foredraft_edge import Client
 from foredraft_edge.stream import TokenEvent, standing
 from foredraft_edge.watch import SessionState
 from foredraft_shared.errors import DeadlineMissed, LinkLost, ModelChanged, TakenOver, UsageError
-from foredraft_shared.messages import SamplingParams
+from foredraft_shared.messages import CloudMessage, Draft, EdgeMessage, Open, Resume, SamplingParams, Verdict
 from foredraft_shared.models import Tokenizer
+from foredraft_shared.transports.base import Transport
 from foredraft_shared.transports.faulty import Faults, FaultyTransport
 
 PROMPT = (3, 1, 4, 1, 5)
@@ -255,3 +256,52 @@ def test_two_that_take_up_copies_of_a_text_write_the_truth_or_are_told(
     for each in written:
         assert each[: len(before)] == before
         assert each == continuation(PROMPT, GREEDY, len(each))
+
+
+class Echoing(FaultyTransport):
+    """Hears the verdict of an earlier text's round before that of its own round of the same number."""
+
+    def __init__(self, inner: Transport) -> None:
+        super().__init__(inner, Faults())
+        self.epochs: list[int] = []
+        self._heard: dict[int, Verdict] = {}
+        self._echo: list[Verdict] = []
+
+    def send(self, message: EdgeMessage) -> None:
+        super().send(message)
+        if isinstance(message, Open | Resume):
+            self.epochs.append(message.epoch)
+        elif isinstance(message, Draft) and message.round in self._heard:
+            self._echo.append(self._heard[message.round])
+
+    def receive(self, timeout_s: float) -> CloudMessage | None:
+        if self._echo:
+            return self._echo.pop()
+        message = super().receive(timeout_s)
+        if isinstance(message, Verdict):
+            self._heard[message.round] = message
+        return message
+
+
+def test_copies_of_a_text_taken_up_by_one_client_are_in_epochs_of_their_own(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    paths = [tmp_path / name for name in ("text.jsonl", "copy.jsonl", "third.jsonl")]
+    truth = continuation(PROMPT, GREEDY, 40)
+    with real_world.serving(
+        ToyTarget(vocabulary=VOCABULARY), "memory", fingerprint=tokenizer.fingerprint, model="toy"
+    ) as service:
+        transport = Echoing(service.connect())
+        with Client(None, ToyDrafter(0.8), tokenizer=tokenizer, transport=transport) as client:
+            stream = client.stream(PROMPT, max_tokens=40, stop_tokens=(), save=paths[0], draft_length=3)
+            begun = [next(stream).token for _ in range(4)]
+            stream.close()
+            for path in paths[1:]:
+                shutil.copy(paths[0], path)
+            for path, skill in zip(paths, (0.8, 0.3, 0.1), strict=True):
+                client.drafter = ToyDrafter(skill)
+                again = client.resume(path, mode="speculate", draft_length=3)
+                written = [*again.restored, *(next(again).token for _ in range(12))]
+                again.close()
+                assert written == [*begun, *truth[len(begun) :]][: len(written)]
+    assert len(set(transport.epochs)) == len(transport.epochs)

@@ -120,8 +120,9 @@ class Report:
             f"{facts['processor']}, {facts['cores']} cores, Python {facts['python']}, "
             f"load {facts['load_at_start']} at the start.",
             "",
-            "*edge* is the time from the fault to the first token that the device wrote alone, *back* from healing to the "
-            "first verified token, *silence* the longest time without any token from the fault on; milliseconds.",
+            "*edge* is the time from the moment when the fault is felt (its own, or that of the last verified token that came "
+            "in spite of it before) to the first token that the device wrote alone, *back* from healing to the first verified "
+            "token, *silence* the longest time without any token from the fault on; milliseconds.",
             "",
             "| fault | sampling | mode | identical | lost | doubled | hung | edge | back | silence | note |",
             "|---|---|---|---|---|---|---|---|---|---|---|",

@@ -33,11 +33,12 @@ class Row:
     hung: bool
     """Whether the text did not come to an end in time."""
     edge_ms: float | None
-    """From the fault to the first token that the device wrote alone."""
+    """From the moment when the fault is felt to the first token that the device wrote alone. It is felt from the last
+    verified token on that came in spite of it before: a server without room, say, goes on for seconds."""
     back_ms: float | None
     """From healing to the first verified token."""
     silence_ms: float | None
-    """Longest time without any new token, provisional ones included, from the fault on."""
+    """Longest time without any new token, provisional ones included, from the fault on; not where all had been told."""
     seconds: float
     """From the fault to the end of the text."""
     provisional: int = 0
@@ -89,10 +90,11 @@ def judge(
     final = [event for event in told if not event.provisional]
     positions = [event.position for event in final]
     wanted = range(prompt_length, prompt_length + len(expected))
-    alone = [event.at for event in told if event.provisional and event.at > injury.began]
+    alone = next((event.at for event in told if event.provisional and event.at > injury.began), None)
+    felt = max([injury.began, *(event.at for event in final if alone is not None and event.at < alone)])
     back = None if injury.back_note else _back(final, injury)
     notes = [injury.note]
-    if not alone:
+    if alone is None:
         notes.append(injury.edge_note or "no edge token: verdicts came again before the device went on alone")
     if back is None:
         notes.append(injury.back_note or "no verified token after healing: the text was complete")
@@ -104,9 +106,9 @@ def judge(
         lost=len(set(wanted) - set(positions)),
         doubled=len(positions) - len(set(positions)),
         hung=text.ended_at is None,
-        edge_ms=_milliseconds(alone[0] - injury.began) if alone else None,
+        edge_ms=_milliseconds(alone - felt) if alone is not None else None,
         back_ms=_milliseconds(back - injury.healed) if back is not None else None,
-        silence_ms=_silence_ms(told, injury.began),
+        silence_ms=_silence_ms(told, injury.began, wanted[-1]),
         seconds=round((text.ended_at or injury.healed) - injury.began, 3),
         provisional=sum(event.provisional for event in told),
         revised=sum(event.revised for event in final),
@@ -136,9 +138,10 @@ def _back(final: Sequence[Event], injury: Injury) -> float | None:
     return final[max(near, key=lambda index: final[index].at - max(final[index - 1].at, injury.healed))].at
 
 
-def _silence_ms(told: Sequence[Event], began: float) -> float | None:
-    """The longest gap between two tokens of which the second came after the fault."""
-    gaps = [after.at - before.at for before, after in itertools.pairwise(told) if after.at > began]
+def _silence_ms(told: Sequence[Event], began: float, last: int) -> float | None:
+    """The longest gap between two tokens of which the second came after the fault; behind the last one nothing is due."""
+    pairs = itertools.pairwise(told)
+    gaps = [after.at - before.at for before, after in pairs if after.at > began and before.position != last]
     return _milliseconds(max(gaps)) if gaps else None
 
 

@@ -40,6 +40,20 @@ def test_a_whole_text_is_right_and_timed() -> None:
     assert "no edge token" in judged.note
 
 
+def test_a_fault_is_felt_when_verified_tokens_no_longer_come() -> None:
+    alone = [token(position, at, provisional=True) for position, at in ((6, 3.25), (7, 3.5), (8, 3.75))]
+    judged = row([*WHOLE[:3], *alone, *WHOLE[3:]])
+    assert (judged.edge_ms, judged.silence_ms) == (1250.0, 1350.0)  # struck at 2.0; the last token was there before
+    judged = row([*WHOLE[:2], token(5, 3.0), *alone, *WHOLE[3:]])
+    assert (judged.edge_ms, judged.silence_ms) == (250.0, 1500.0)  # nobody noticed for a second
+
+
+def test_where_the_whole_text_was_told_nothing_is_awaited() -> None:
+    alone = [token(position, 2.0 + 0.25 * position, provisional=True) for position in (6, 7, 8)]
+    late = [token(position, 100.0 + position) for position in (6, 7, 8)]
+    assert row([*WHOLE[:3], *alone, *late]).silence_ms == 1600.0
+
+
 def test_a_token_that_never_came_is_lost() -> None:
     judged = row(WHOLE[:4] + WHOLE[5:])
     assert not judged.right
