@@ -70,11 +70,13 @@ def collect_command(
     from foredraft_shared.models import open_model
 
     from ..decoder import load_target
-    from .collecting import CollectOptions, collect
-    from .prompts import Prompts, excluded_hashes, read_prompts
+    from .collecting import QUICK_ATTENTION, CollectOptions, collect
+    from .prompts import Prompts, excluded_hashes, prompt_hash, read_prompts
     from .shards import Shards
 
     questions, excluded = read_prompts(prompts), excluded_hashes(never or [])
+    if excluded.issuperset(map(prompt_hash, questions)):
+        raise UsageError(f"every prompt in {prompts} stands in a file named by --never; give other prompts.")
     model = open_model(target, offline=offline)
     shards = Shards(out, model, shard)
     asked = Prompts(
@@ -90,6 +92,7 @@ def collect_command(
     note = f"{len(questions)} prompts, {asked.refused} refused by --never, {asked.skipped} answered before"
     console.print(note, highlight=False, soft_wrap=True)
     decoder = load_target(model, dtype=dtype, context=longest + answer, slots=slots, threads=threads)
+    decoder.attention = QUICK_ATTENTION
     options = CollectOptions(tokens, slots=slots, answer=answer)
     columns = (
         BarColumn(),

@@ -17,7 +17,15 @@ import torch
 from typer.testing import CliRunner
 
 from foredraft_cloud.decoder import load_target
-from foredraft_cloud.training.collecting import CollectOptions, collect, looping, pick_among
+from foredraft_cloud.target import Run
+from foredraft_cloud.training.collecting import (
+    QUICK_ATTENTION,
+    CollectOptions,
+    collect,
+    looping,
+    pick_among,
+    top_scores,
+)
 from foredraft_cloud.training.commands import train
 from foredraft_cloud.training.distillation import distil
 from foredraft_cloud.training.drafts import DraftModel
@@ -129,6 +137,23 @@ def test_picking_among_the_most_probable_is_picking(model: Model) -> None:
         for temperature in (0.0, 0.8):
             params = SamplingParams(temperature=temperature, top_p=0.95, seed=7)
             assert pick_among(order, logs, temperature, 0.95, 7, position) == pick(scores, params, position)
+
+
+def test_quick_attention_says_the_same_but_for_rounding(model: Model, collected: Path) -> None:
+    texts = read_texts(collected, model)[:6]
+    found = []
+    for quick in (False, True):
+        target = load_target(model, dtype="float32", context=400, slots=8)
+        if quick:
+            target.attention = QUICK_ATTENTION
+        slots = [target.open() for _ in texts]
+        runs = [Run(slot, tuple(text.tokens[:-1].tolist()), 0) for slot, text in zip(slots, texts, strict=True)]
+        target.verify(runs, exits=False).step()
+        runs = [Run(slot, (int(text.tokens[-1]),), 1) for slot, text in zip(slots, texts, strict=True)]
+        found.append(top_scores(target.verify(runs, exits=False).step().logits, 8))
+    (ids, logs), (quick_ids, quick_logs) = found
+    np.testing.assert_array_equal(ids[:, 0], quick_ids[:, 0])
+    np.testing.assert_allclose(quick_logs, logs, atol=1e-4)
 
 
 def test_a_loop_is_noticed() -> None:
@@ -269,6 +294,11 @@ def test_stopping_leaves_an_artifact_that_can_be_used(
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
     run = CliRunner().invoke
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text(json.dumps({"prompt": QUESTIONS[0]}))
+    refused = run(train, ["collect", "--prompts", str(asked), "--never", str(asked), "--out", str(tmp_path / "data")])
+    assert isinstance(refused.exception, UsageError)
+    assert "give other prompts" in str(refused.exception)
     for options, what in (
         (["--out", "draft.bin"], "call it draft.safetensors"),
         (["--out", "d.safetensors", "--device", "tpu"], "choose cpu or cuda"),
