@@ -24,16 +24,17 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 from typing_extensions import Self
 
 from foredraft_devices import probe
-from foredraft_shared.errors import LinkLost, ModelChanged, PromptTooLong, UsageError, VocabularyMismatch
+from foredraft_shared.errors import LinkLost, PromptTooLong, UsageError
 from foredraft_shared.messages import SamplingParams, TokenId, Welcome
 from foredraft_shared.models import Tokenizer, open_model
 from foredraft_shared.otel import provider_from_environment
 from foredraft_shared.traces import RoundRecord
 from foredraft_shared.transports.base import Transport
 
+from .agreement import agreed_exit, check_model, check_tokens
 from .conversation import OnDisconnect
 from .drafters.base import Drafter
-from .link import Link, described, same
+from .link import Link
 from .loop import Commit, RoundLoop
 from .options import LoopOptions
 from .planner import AdaptivePlanner, FixedPlanner, Planner
@@ -120,7 +121,8 @@ class Client:
                 self._load(draft, target, offline, threads)
             if self._tokenizer is None and target is not None:
                 self._tokenizer = open_model(target, offline=offline).tokenizer
-            self._agree()
+            if self.welcome is not None:
+                check_tokens(self.welcome, self.drafter, self._tokenizer)
         except BaseException:
             self.close()
             raise
@@ -130,20 +132,6 @@ class Client:
 
         self.drafter, own = load_drafter(draft, self._tokenizer, target=target, offline=offline, threads=threads)
         self._tokenizer = self._tokenizer or own
-
-    def _agree(self) -> None:
-        """Refuse to write a text whose token ids mean one thing here and another there."""
-        from .drafters.loading import check_vocabulary
-
-        if self.welcome is None:
-            return
-        if self.drafter is not None:
-            check_vocabulary(self.drafter, self.welcome.fingerprint)
-        if self._tokenizer is not None and self._tokenizer.fingerprint != self.welcome.fingerprint:
-            raise VocabularyMismatch(
-                f"the tokenizer here ({self._tokenizer.fingerprint[:8]}) is not that of {self.welcome.model} on the server "
-                f"({self.welcome.fingerprint[:8]}); name the target's own with tokenizer=…."
-            )
 
     @property
     def welcome(self) -> Welcome | None:
@@ -270,7 +258,7 @@ class Client:
             max_tokens,
             tuple(sorted(stop_tokens)),
             *((welcome.model, welcome.fingerprint, welcome.dtype) if welcome is not None else ("", "", "")),
-            lossy_exit=_agreed_exit(welcome, lossy),
+            lossy_exit=agreed_exit(welcome, lossy),
         )
         journal = SessionFile(save, text, begin=True) if save is not None else None
         return self._write(text, planner, mode, options, on_disconnect, deadline_ns, journal, observe, epoch_ns)
@@ -304,11 +292,7 @@ class Client:
         welcome = self.welcome
         if welcome is None:
             raise UsageError("a saved text needs a server that answers; start it, or give its address.")
-        if not same(welcome, text):
-            raise ModelChanged(
-                f"{saved} was begun with {described(text)}, but the server runs {described(welcome)}; "
-                "ask a server like the first, or begin anew."
-            )
+        check_model(welcome, text, saved)
         if text.finish:
             nothing: Generator[Commit, None, None] = (_ for _ in ())
             return TokenStream(
@@ -461,31 +445,6 @@ class Client:
             assert self.link is not None
             self._planners[kind].measured.rtt_ms.add(self.link.rtt_ms)
         return self._planners[kind]
-
-
-def _agreed_exit(welcome: Welcome | None, lossy: bool) -> int:
-    """The layer that the server takes as final and the caller allows; 0: none, and none is.
-
-    Raises:
-        UsageError: only one of them wants one.
-    """
-    if welcome is None:
-        if lossy:
-            raise UsageError(
-                "which exit lossy is to allow says the server, and none has answered yet; ask when it does."
-            )
-        return 0
-    if lossy and not welcome.lossy_exit:
-        raise UsageError(
-            f"lossy was asked for, but the server computes {welcome.model} at full depth; start it with "
-            "`foredraft serve --lossy-exit LAYER`, or ask without."
-        )
-    if welcome.lossy_exit and not lossy:
-        raise UsageError(
-            f"the server takes layer {welcome.lossy_exit} of {welcome.model} as final, so its texts are not that model's "
-            "own; allow that with --lossy (lossy=True), or ask another server."
-        )
-    return welcome.lossy_exit
 
 
 def _deadline_ns(deadline_ms: float | None) -> int | None:

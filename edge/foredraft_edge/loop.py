@@ -4,6 +4,7 @@ One page to read first. Everything the device does while a text is written happe
 caller's thread, without callbacks. What the device believes will come next is the :class:`~foredraft_edge.path.Path`: when
 a verdict confirms it, the next draft leaves at once, or has left already (a *chained* round, sent before the verdict it
 builds on); when a verdict contradicts it, drafting begins again there. A hint may turn the path earlier, if it is surer.
+How long drafts get and when they leave is in :class:`~foredraft_edge.drafting.Drafting`.
 
 Whether the server is there is the :class:`~foredraft_edge.watch.Watch`'s to say. Where it is not, and the caller wants it
 so, the path grows on without verdicts: its tokens are handed out as *provisional*, and are verified, from the last
@@ -19,7 +20,6 @@ from dataclasses import dataclass
 from foredraft_shared.errors import DeadlineMissed, Diverged, ForedraftError, LinkLost, Overloaded, StaleVerdict
 from foredraft_shared.ledger import Ledger
 from foredraft_shared.messages import (
-    Draft,
     Failure,
     FinishReason,
     GoAway,
@@ -37,6 +37,7 @@ from .accounts import Accounts, LoopStatistics
 from .conversation import Conversation, Journal, Request
 from .deadlines import Deadlines
 from .drafters.base import Drafter
+from .drafting import Drafting
 from .link import Link, error_from
 from .options import LoopOptions
 from .path import Path
@@ -108,10 +109,9 @@ class RoundLoop:
         self._planner = planner
         self._stop_tokens = frozenset(stop_tokens)
         self._limit: Position = ledger.prompt_length + max_tokens
-        self._max_draft = max_draft
         self._options = options = options or LoopOptions()
         self._clock_ns = clock_ns
-        self._path = Path(drafter, params, self._stop_tokens, clock_ns) if drafter is not None else None
+        self._path = path = Path(drafter, params, self._stop_tokens, clock_ns) if drafter is not None else None
         self._accounts = Accounts(ledger.session.hex()[:8], planner, observe, clock_ns, epoch_ns)
         self._heard = False
         """Whether the last look at the link found a message."""
@@ -136,6 +136,11 @@ class RoundLoop:
             clock_ns,
             journal,
         )
+        self._drafting = None
+        if path is not None:
+            self._drafting = Drafting(
+                path, self._conversation, planner, self._accounts, options, self._limit, max_draft
+            )
         self.lossy_exit = lossy_exit
         self.finish: FinishReason = ""
         self.plan = Plan("speculate", "nothing decided yet")
@@ -188,8 +193,8 @@ class RoundLoop:
                 busy = True
                 if self._wants_reading():
                     self._read()
-                elif self._wants_token():
-                    self._draft_token()
+                elif self._drafting is not None and self._wants_token():
+                    self._drafting.grow()
                 else:
                     busy = False
                 self._send_ready()
@@ -253,13 +258,13 @@ class RoundLoop:
     # --- deciding and drafting
 
     @property
-    def _speculating(self) -> Path | None:
-        return self._path if self.plan.mode == "speculate" else None
+    def _speculating(self) -> Drafting | None:
+        return self._drafting if self.plan.mode == "speculate" else None
 
     @property
     def _writing(self) -> Path | None:
         """The path, while tokens are drafted on it."""
-        return self._path if self._alone else self._speculating
+        return self._path if self._alone or self._speculating else None
 
     def _decide(self) -> None:
         """Nothing is in flight: speculate, or let the cloud write for a while."""
@@ -279,21 +284,23 @@ class RoundLoop:
             if path is not None and self.plan.tokens is not None:
                 path.reset(ledger.tokens)  # speculation is to follow: the drafter reads meanwhile
             return
-        assert path is not None
+        assert self._drafting is not None
+        path = self._drafting.path
         path.catch_up(ledger.tokens)
         if self._options.ahead and written == 0 and path.start == ledger.length and not path.probabilities:
             # The server reads the prompt and writes its first token meanwhile: ask for that with an empty draft.
-            self._send_draft(path)
+            self._drafting.send(self.plan)
 
     def _wants_reading(self) -> bool:
         """Whether the drafter should read before it drafts: while the cloud writes anything, else what takes long."""
-        path = self._path
-        if path is None or self._deadlines.left_ms <= _READING_MS:
+        drafting = self._drafting
+        if drafting is None or self._deadlines.left_ms <= _READING_MS:
             return False
+        path = drafting.path
         if self._writing is None:
             follows = self.plan.tokens is not None or self._options.on_disconnect == "edge"
             return follows and path.unread > 0
-        if not self._alone and self._complete(path):
+        if not self._alone and drafting.complete:
             return False  # nothing will be drafted: a length of 0 is one remote call a token
         return path.reading_ms > _READING_MS  # less is read along with the next token, in one pass
 
@@ -306,8 +313,8 @@ class RoundLoop:
             self._accounts.excuse(elapsed_ns)
 
     def _wants_token(self) -> bool:
-        path = self._writing
-        if path is None or path.exhausted or len(path.tokens) >= self._limit:
+        path, drafting = self._writing, self._drafting
+        if path is None or drafting is None or path.exhausted or len(path.tokens) >= self._limit:
             return False
         if self._deadlines.left_ms < path.reading_ms + self._planner.measured.draft_ms.value:
             return False  # it would come too late, and the deadline with it
@@ -315,81 +322,16 @@ class RoundLoop:
             return True
         if path.start >= self._limit or (not self._options.ahead and self._ledger.in_flight):
             return False
-        return not self._complete(path) or (
+        return not drafting.complete or (
             self._options.on_disconnect == "edge" and len(path.tokens) < self._deadlines.step_until
         )
 
-    def _complete(self, path: Path) -> bool:
-        """Whether the draft being built needs no further token."""
-        if path.exhausted:
-            return True
-        if path.guess_missing:
-            return False
-        idle = path.start == self._ledger.length
-        return len(path.probabilities) >= self._room(path) or self._planner.enough(path.probabilities, idle=idle)
-
-    def _room(self, path: Path) -> int:
-        """Longest draft that can be sent: the last token of a text is the target's own."""
-        welcome = self._link.welcome
-        longest = self._max_draft if welcome is None else min(self._max_draft, welcome.max_draft)
-        return max(0, min(self._limit - path.start - 1, longest))
-
-    def _draft_token(self) -> None:
-        assert self._path is not None
-        elapsed_ms = self._path.grow(self._limit)
-        if elapsed_ms is not None:
-            self._accounts.drafted(elapsed_ms)
-
-    # --- sending
-
     def _send_ready(self) -> None:
-        path = self._speculating
-        in_flight = self._ledger.in_flight
-        if path is None or path.start >= self._limit or self._conversation.watch.state is SessionState.EDGE_ONLY:
+        drafting, watch = self._speculating, self._conversation.watch
+        if drafting is None or watch.state is SessionState.EDGE_ONLY:
             return
-        if self._conversation.watch.alone:  # it is back, perhaps: one round shows, with whatever there is
-            if not in_flight and path.start == self._ledger.length:
-                self._send_draft(path)
-            return
-        if not self._complete(path):
-            return
-        if path.start == self._ledger.length:
-            if not in_flight:
-                self._send_draft(path)
-        elif (
-            self._options.ahead
-            and len(in_flight) < self._options.window
-            and path.probabilities
-            and self._assumption(path) >= self._options.chain_confidence
-        ):
-            self._send_draft(path)
-
-    def _assumption(self, path: Path) -> float:
-        """Probability that the text which the next draft builds on will be committed."""
-        return self._planner.survival([*self._in_flight(), *path.guessed])
-
-    def _in_flight(self) -> list[float]:
-        """The draft's probability of every token that rounds in flight add to the text."""
-        return [each for flight in self._conversation.flights.values() for each in flight.outlook]
-
-    def _send_draft(self, path: Path) -> None:
-        assuming = path.tokens[self._ledger.length : path.start]
-        room = self._room(path)
-        probabilities, guess = tuple(path.probabilities[:room]), path.guess_probability
-        began_ns, ended_ns, drafting_ns = path.began_ns, path.ended_ns, path.drafting_ns
-        draft = self._ledger.propose(path.take(room), assuming=assuming)
-        flight = self._accounts.begin(
-            draft,
-            self.plan,
-            probabilities=probabilities,
-            guess_probability=guess if assuming else None,
-            reads_prompt=draft.base == self._conversation.cold_at,
-        )
-        flight.record.chained = bool(assuming)
-        if began_ns is not None:
-            self._accounts.drafting(flight, began_ns, ended_ns, drafting_ns)
-        self.statistics.chained += bool(assuming)
-        self._conversation.dispatch(flight)
+        if drafting.ready(whatever_there_is=watch.alone):  # it is back, perhaps: one round shows
+            drafting.send(self.plan)
 
     # --- listening
 
@@ -445,20 +387,10 @@ class RoundLoop:
         pending = {request.round: request for request in ledger.in_flight}
         for number in [number for number in self._conversation.flights if number not in pending]:
             self._accounts.lost(self._conversation.flights.pop(number))
-        path = self._speculating
-        if path is None and self._path is not None and ledger.length >= len(self._path.tokens) + _READ_ALONG:
+        if self._speculating is not None and not self.finish:
+            self._speculating.judged(flight, before, pending)
+        elif self._path is not None and ledger.length >= len(self._path.tokens) + _READ_ALONG:
             self._path.catch_up(ledger.tokens)
-        if path is not None and not self.finish:
-            following = next((request for request in pending.values() if request.base == ledger.length), None)
-            foreseen = path.agree(ledger.tokens, before, following.tokens if isinstance(following, Draft) else ())
-            if not pending and path.start > ledger.length:
-                path.reset(ledger.tokens)  # what it was to follow has been dropped: nobody will judge that any more
-            flight.record.guess_hit = foreseen if self._options.ahead else None
-            flight.record.ready = len(path.probabilities)
-            self.statistics.guesses += self._options.ahead
-            self.statistics.guess_hits += self._options.ahead and foreseen
-            flight.record.discarded = path.discarded - self.statistics.discarded
-            self.statistics.discarded = path.discarded
         self._accounts.settle(flight, verdict, len(tokens), now_ns, size)
         if verdict.round in pending:
             self._conversation.flights[verdict.round] = self._accounts.next_streamed(flight, ledger.length, self.plan)
@@ -466,26 +398,12 @@ class RoundLoop:
         return Commit(before, tokens, verdict.accepted, verdict.finish, revised=revised)
 
     def _hint(self, hint: Hint, size: int) -> None:
-        """Turn the path if the hint contradicts it and is surer than it."""
-        in_flight, path = self._ledger.in_flight, self._speculating
-        flight = self._conversation.flights.get(hint.round)
+        in_flight, flight = self._ledger.in_flight, self._conversation.flights.get(hint.round)
         if flight is None or hint.epoch != self._ledger.epoch or in_flight[0].round != hint.round:
             return
         self._accounts.hinted(flight, hint, size)
-        request = flight.request
-        if path is None or not isinstance(request, Draft) or hint.accepted > len(request.tokens):
-            return
-        if not self._options.ahead or not self._options.hints or self._provisional:
-            return  # what the caller has been told is not thrown away on a mere hint
-        expected = (*request.tokens[: hint.accepted], hint.token)
-        held = tuple(path.tokens[request.base : request.base + len(expected)])
-        if held == expected:
-            return
-        unguessed = held == expected[:-1]  # the path ends before the token that the hint tells
-        if unguessed or hint.confidence > self._planner.survival([*flight.probabilities, *path.guessed]):
-            path.turn(request.base, expected, hint.confidence)
-            flight.record.restarted_on_hint = not unguessed
-            self.statistics.restarts_on_hint += not unguessed
+        if self._speculating is not None and not self._provisional:
+            self._speculating.hinted(flight, hint)  # what the caller has been told is not thrown away on a mere hint
 
     # --- when something goes wrong
 
@@ -510,12 +428,11 @@ class RoundLoop:
 
     def _start_over(self) -> None:
         """Give up what is in flight: what it held becomes the next draft, from the committed text on."""
-        path = self._path
-        outlook = [] if path is None else [*self._in_flight(), *path.guessed, *path.probabilities]
+        outlook = [] if self._drafting is None else self._drafting.outlook()
         self._ledger.abandon()
         self._conversation.flights.clear()
-        if path is not None:
-            path.absorb(self._ledger.tokens, outlook)
+        if self._path is not None:
+            self._path.absorb(self._ledger.tokens, outlook)
 
     def _resume(self) -> None:
         self._start_over()

@@ -18,6 +18,7 @@ from foredraft_cloud.engine import Engine, EngineOptions
 from foredraft_cloud.metrics import PREFIX, ServerCollector, registry_of
 from foredraft_cloud.tally import Tally
 from foredraft_cloud.target import Target
+from foredraft_shared.clock import Clock, SystemClock
 from foredraft_shared.errors import LinkLost
 from foredraft_shared.messages import PROTOCOL_VERSION, CloudMessage, EdgeMessage, Failure, Hello, Welcome
 from foredraft_shared.transports.base import Counters, edge_decode
@@ -46,13 +47,24 @@ class Exchange(Protocol):
 
 
 class InProcess:
-    """The engine alone: no sockets, no messages as bytes, no other thread."""
+    """The engine alone: no sockets, no messages as bytes, no other thread.
 
-    def __init__(self, target: Target, options: EngineOptions, *, model: str = "", dtype: str = "") -> None:
+    Args:
+        clock: that the engine goes by, and whoever waits for it.
+    """
+
+    def __init__(
+        self, target: Target, options: EngineOptions, *, model: str = "", dtype: str = "", clock: Clock | None = None
+    ) -> None:
+        self._clock = clock = clock or SystemClock()
         self._outbox: list[tuple[int, CloudMessage]] = []
         tally = Tally()
         self._engine = Engine(
-            target, lambda peer, message: self._outbox.append((peer, message)), options, observer=tally
+            target,
+            lambda peer, message: self._outbox.append((peer, message)),
+            options,
+            lambda: round(clock.now() * 1e9),
+            observer=tally,
         )
         self._registry = registry_of(
             ServerCollector(
@@ -73,7 +85,7 @@ class InProcess:
     def wait(self, timeout_s: float) -> list[tuple[int, CloudMessage]]:
         """Do a pass, if anybody asked for one."""
         if not self._outbox and not self._engine.step():
-            time.sleep(max(0.0, min(timeout_s, 0.001)))
+            self._clock.sleep(max(0.0, min(timeout_s, 0.001)))
         heard, self._outbox = self._outbox, []
         return heard
 
