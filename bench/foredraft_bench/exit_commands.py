@@ -14,6 +14,7 @@ from foredraft_cloud.training.commands import (
     Offline,
     TargetOption,
     Threads,
+    check_artifact,
     chosen_device,
     chosen_dtype,
     layer_numbers,
@@ -72,8 +73,7 @@ def exits(
         return
     if data is None or out is None:
         raise UsageError("give --data and --out; or --where to be told which layers are worth it.")
-    if out.suffix != ".safetensors":
-        raise UsageError(f"--out is {out.name}; call it {out.stem}.safetensors, so that serve --heads finds it.")
+    check_artifact(out, "serve --heads")
     import torch
 
     from foredraft_cloud.training.exit_training import ExitOptions, train_exits

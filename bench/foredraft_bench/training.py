@@ -6,7 +6,6 @@ is here.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +13,7 @@ import typer
 from rich.console import Console
 
 from foredraft_cloud.arithmetic import DTYPE_HELP
-from foredraft_cloud.training.commands import Offline, TargetOption, layer_numbers, train
+from foredraft_cloud.training.commands import Offline, TargetOption, layer_numbers, made_folder, train
 from foredraft_shared.errors import UsageError
 
 from .exit_commands import exits
@@ -78,7 +77,12 @@ def evaluate(
     from .evaluation import categories_of, evaluate_draft
     from .evaluation_report import lines, write_report
     from .prompts import read_prompts
+    from .report import check_writable, write_atomically
 
+    if json_file is not None:
+        check_writable(json_file)
+    if report is not None:
+        made_folder(report)
     questions = read_prompts(prompts)
     categories = categories_of(prompts)
     if limit is not None and limit < len(questions):
@@ -105,7 +109,7 @@ def evaluate(
         drafted=drafted,
     )
     if json_file is not None:
-        json_file.write_text(json.dumps(result, indent=1))
+        write_atomically(json_file, result)
     console = Console(highlight=False, soft_wrap=True)
     for line in lines(result):
         console.print(line)

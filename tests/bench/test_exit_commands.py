@@ -150,6 +150,22 @@ def test_the_command_tells_where_exits_pay(made: Path) -> None:
     assert "as measured elsewhere" in run("exits", *options)
 
 
+def test_mistakes_are_found_before_the_work(made: Path, tmp_path: Path) -> None:
+    target = ["--target", str(made / "target")]
+    training = ["exits", *target, "--data", str(made / "data"), "--out", str(tmp_path / "heads.safetensors")]
+    evaluating = ["evaluate", *target, "--prompts", str(made / "held_out.jsonl"), "--draft", "ngram"]
+    for options, said in (
+        ([*training, "--layers", "1,15"], "choose --layers below that"),
+        ([*training, "--layers", "1", "--head", "linear"], "choose mlp or attention"),
+        ([*evaluating, "--json", str(tmp_path / "missing" / "figures.json")], "make it first"),
+        ([*evaluating, "--report", str(made / "held_out.jsonl")], "cannot make the folder"),
+    ):
+        failed = CliRunner().invoke(train, options)
+        assert isinstance(failed.exception, UsageError)
+        assert said in str(failed.exception)
+    assert not any(tmp_path.iterdir()), "nothing was begun"
+
+
 def test_what_is_missing_is_asked_for() -> None:
     for options, said in (
         ([], "give --data and --out"),

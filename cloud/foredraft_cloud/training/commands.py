@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -26,9 +27,11 @@ __all__ = [
     "Offline",
     "TargetOption",
     "Threads",
+    "check_artifact",
     "chosen_device",
     "chosen_dtype",
     "layer_numbers",
+    "made_folder",
     "said",
     "terminating",
     "train",
@@ -77,6 +80,7 @@ def collect_command(
     questions, excluded = read_prompts(prompts), excluded_hashes(never or [])
     if excluded.issuperset(map(prompt_hash, questions)):
         raise UsageError(f"every prompt in {prompts} stands in a file named by --never; give other prompts.")
+    made_folder(out)
     model = open_model(target, offline=offline)
     shards = Shards(out, model, shard)
     asked = Prompts(
@@ -156,10 +160,7 @@ def draft_command(
     from .shards import read_texts
     from .texts import split_by_prompt, sub_vocabulary
 
-    if out.suffix != ".safetensors":
-        raise UsageError(
-            f"--out is {out.name}; call it {out.stem}.safetensors, so that draft:{out.stem}.safetensors finds it."
-        )
+    check_artifact(out, f"draft:{out.stem}.safetensors")
     where, kind = chosen_device(device), chosen_dtype(dtype, device)
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -231,6 +232,36 @@ def draft_command(
     after = acceptance(draft, held_out)
     save(validation=_facts(after))
     console.print(f"{said(after)}\n{out}: use it with --draft draft:{out} ", soft_wrap=True, highlight=False)
+
+
+def check_artifact(out: Path, user: str) -> None:
+    """Complain now rather than after the work.
+
+    Args:
+        user: what is to find the artifact.
+
+    Raises:
+        UsageError: it has the wrong ending, or could not be written there.
+    """
+    if out.suffix != ".safetensors":
+        raise UsageError(f"--out is {out.name}; call it {out.stem}.safetensors, so that {user} finds it.")
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder; name a file in it.")
+    made_folder(out.parent)
+
+
+def made_folder(folder: Path) -> None:
+    """Make sure of a folder to write into.
+
+    Raises:
+        UsageError: there is none, and it cannot be made, or nothing may be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder {folder} ({error.strerror}); name another.") from None
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"you may not write into {folder}; name another folder.")
 
 
 @contextmanager

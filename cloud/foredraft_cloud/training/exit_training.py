@@ -19,7 +19,7 @@ from foredraft_shared.models import Model
 from foredraft_shared.models.artifacts import PROMPTS, load_artifact, prompts_tensor, save_artifact
 
 from ..trained_heads import layers_of
-from .exits import ExitModel
+from .exits import ExitModel, check_exits
 from .fitting import Acceptance, FitOptions, Progress, acceptance, fit, rounded
 from .prompts import held_out
 from .shards import Text
@@ -88,8 +88,9 @@ def train_exits(
         The artifact's facts.
 
     Raises:
-        UsageError: there is nothing to train on, or the target has no such layer.
+        UsageError: there is nothing to train on, the target has no such layer, or there is no such head.
     """
+    check_exits(model, options.layers, options.kind)
     training, validation = split_by_prompt(texts, options.validation)
     if not training or not validation:
         raise UsageError(

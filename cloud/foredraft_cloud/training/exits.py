@@ -30,11 +30,22 @@ from .shards import Text
 from .states import States
 from .texts import batch_of
 
-__all__ = ["KINDS", "ExitModel"]
+__all__ = ["KINDS", "ExitModel", "check_exits"]
 
 KINDS = ("mlp", "attention")
 _FEED_FORWARD = ("mlp_norm.weight", "mlp.gate.weight", "mlp.up.weight", "mlp.down.weight")
 _ATTENTION = ("attn_norm.weight", "attn.q.weight", "attn.q.bias", "attn.q_norm.weight", "attn.o.weight", "attn.o.bias")
+
+
+def check_exits(model: Model, layers: Sequence[int], kind: str) -> None:
+    """Raises :class:`UsageError` unless ``model`` can have such exits."""
+    for layer in layers:
+        if not 0 < layer < model.config.layers:
+            raise UsageError(
+                f"an exit after {layer} layers: the target has {model.config.layers}; choose --layers below that."
+            )
+    if kind not in KINDS:
+        raise UsageError(f"head is {kind!r}; choose {' or '.join(KINDS)}.")
 
 
 class ExitModel(Learner):
@@ -50,10 +61,7 @@ class ExitModel(Learner):
     """
 
     def __init__(self, model: Model, states: States, layer: int, kind: str, tokens: NDArray[np.int64]) -> None:
-        if not 0 < layer < model.config.layers:
-            raise UsageError(f"an exit after {layer} layers: the target has {model.config.layers}; choose fewer.")
-        if kind not in KINDS:
-            raise UsageError(f"head is {kind!r}; choose {' or '.join(KINDS)}.")
+        check_exits(model, (layer,), kind)
         self.layer, self.kind, self.tokens = layer, kind, tokens
         self.device, self.dtype = states.device, states.dtype
         self._states = states

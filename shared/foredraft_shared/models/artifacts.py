@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ModelDamaged, VocabularyMismatch
+from ..errors import ModelDamaged, UsageError, VocabularyMismatch
 from .opened import Model
 
 __all__ = [
@@ -101,7 +101,11 @@ def save_artifact(
 
     Args:
         tensors: float arrays; two-dimensional ones are quantised. Integer arrays are kept.
+
+    Raises:
+        UsageError: the file cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     stored: dict[str, NDArray[Any]] = {}
@@ -122,10 +126,14 @@ def save_artifact(
         "target_fingerprint": target_fingerprint(model),
         "facts": dict(facts),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    save_file(stored, partial, metadata={_KEY: json.dumps(metadata)})
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(stored, partial, metadata={_KEY: json.dumps(metadata)})
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"cannot write {path} ({reason}); make room, or name another file with --out.") from None
 
 
 def load_artifact(path: Path, kind: str) -> Artifact:

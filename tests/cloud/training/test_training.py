@@ -299,9 +299,13 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     refused = run(train, ["collect", "--prompts", str(asked), "--never", str(asked), "--out", str(tmp_path / "data")])
     assert isinstance(refused.exception, UsageError)
     assert "give other prompts" in str(refused.exception)
+    refused = run(train, ["collect", "--prompts", str(asked), "--out", str(asked)])
+    assert isinstance(refused.exception, UsageError)
+    assert "cannot make the folder" in str(refused.exception)
     for options, what in (
         (["--out", "draft.bin"], "call it draft.safetensors"),
         (["--out", "d.safetensors", "--device", "tpu"], "choose cpu or cuda"),
+        (["--out", str(tmp_path / "asked.jsonl" / "d.safetensors")], "cannot make the folder"),
     ):
         failed = run(train, ["draft", "--data", str(tmp_path), *options])
         assert isinstance(failed.exception, UsageError)

@@ -8,7 +8,7 @@ import checkpoints
 import numpy as np
 import pytest
 
-from foredraft_shared.errors import ModelDamaged, VocabularyMismatch
+from foredraft_shared.errors import ModelDamaged, UsageError, VocabularyMismatch
 from foredraft_shared.models import Model, open_model
 from foredraft_shared.models.artifacts import (
     PROMPTS,
@@ -69,6 +69,12 @@ def test_the_wrong_kind_and_a_truncated_file_are_refused(model: Model, tmp_path:
     (tmp_path / "text").write_text("not tensors")
     with pytest.raises(ModelDamaged, match="no artifact of foredraft"):
         load_artifact(tmp_path / "text", "draft")
+
+
+def test_a_file_that_cannot_be_written_is_named(model: Model, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="name another file"):
+        save_artifact(tmp_path / "file" / "draft.safetensors", "draft", model, {"norm": np.zeros(4)}, {})
 
 
 def test_nothing_is_shipped_for_a_model_nobody_trained_for(model: Model) -> None:
