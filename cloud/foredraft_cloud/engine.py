@@ -187,17 +187,18 @@ class Engine:
         """Something of an epoch that is over, or that another process of the same device has for itself.
 
         An epoch belongs to the one connection it was begun on: were there two, each would take the other's verdicts for its
-        own. So whoever comes second takes the text over, in an epoch of its own, and whoever comes late is told.
+        own. So whoever comes second takes the text over, in an epoch of its own, and whoever comes late is told. On the
+        connection itself a late message may have been overtaken, or may be another device's, by the same routing id on the
+        same channel: its own device has gone on and does not mind the answer, the other one has waited for it.
 
         Raises:
             TakenOver: another process has begun a later epoch.
         """
-        if message.epoch == held.ledger.epoch:
-            self._send(peer, NeedResume(message.session, message.epoch))
-        elif peer != held.peer:
+        if message.epoch < held.ledger.epoch and peer != held.peer:
             raise TakenOver(
                 "another process has gone on with this text since; let it finish, or take the text up again from its file."
             )
+        self._send(peer, NeedResume(message.session, message.epoch))
 
     def _bound(self, rows: int) -> None:
         """Refuse what would wait for too long behind all that waits.

@@ -208,11 +208,13 @@ def test_any_order_and_any_repeats_of_right_rounds_give_the_text(order, repeats)
         assert found == {(3, truth[4 * number + 3])}
 
 
-def test_rounds_of_an_older_epoch_are_ignored_and_of_a_newer_one_need_a_resume():
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_rounds_of_another_epoch_need_a_resume_in_theirs(epoch):
+    """Of an older one, too: it may be another device's, by the same routing id on the same channel, which would wait for ever."""
     cloud = opened(epoch=2)
-    assert cloud.verdicts(draft(PROMPT, epoch=1)) == []
-    cloud.hear(draft(PROMPT, epoch=3))
-    assert cloud.run() == [NeedResume(ONE, 3)]
+    cloud.hear(draft(PROMPT, epoch=epoch))
+    assert cloud.run() == [NeedResume(ONE, epoch)]
+    assert len(cloud.verdicts(draft(PROMPT, epoch=2))) == 1
 
 
 # --- the cloud alone ------------------------------------------------------------------------------------------------
