@@ -22,9 +22,11 @@ from foredraft_shared.models.cache import cache_directory
 __all__ = ["Layer", "Product", "Rows", "Sizes", "library"]
 
 _SOURCE = Path(__file__).with_name("kernels.cpp")
-_INSTRUCTIONS = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16")
+_INSTRUCTIONS = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16", "fma")
+# These and no others: a virtual machine may hide some of what the compiler believes that its processor has.
+_TARGET = tuple("-m" + name.replace("_", "") for name in _INSTRUCTIONS)
 # Without contraction: a product and a sum are one rounding where the source says so, or two, but never as the compiler likes.
-_FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fopenmp", "-shared", "-fPIC", "-std=c++17")
+_FLAGS = ("-O3", *_TARGET, "-ffp-contract=off", "-fopenmp", "-shared", "-fPIC", "-std=c++17")
 _COMPILE_SECONDS = 120
 
 _log = structlog.get_logger("foredraft.kernels")
