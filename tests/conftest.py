@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import checkpoints
@@ -10,6 +11,9 @@ from hypothesis import settings
 
 from foredraft_shared.errors import ModelNotFound
 from foredraft_shared.models import Model, open_model
+
+# What a planner learnt in one test, or in somebody's own use, is not to be met in another.
+os.environ.setdefault("FOREDRAFT_EXPERIENCE", "none")
 
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("foredraft", deadline=None)

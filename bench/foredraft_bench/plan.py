@@ -297,8 +297,8 @@ def _print(case: Case, told: dict[str, Any]) -> None:
     )
     planner = told["planner"]
     lines = [
-        f"Best: {LABELS[told['best_mode']]}. Best fixed length: {told['best_fixed_length']} tokens "
-        f"({told['best_fixed_ms_per_token']:.1f} ms a token, drafting ahead).",
+        f"Best: {LABELS[told['best_mode']]}. Best fixed length, ahead: {told['best_fixed_length']} tokens "
+        f"({told['best_fixed_ms_per_token']:.1f} ms a token).",
         f"The planner ends in mode {planner['mode']} ({planner['speculated']:.0%} of the tokens speculated, "
         f"{planner['switches']} switches): {planner['reason']}.",
         _told_rtt(told["break_even_rtt_ms"]) if isinstance(case.link, LinkSettings) else "",

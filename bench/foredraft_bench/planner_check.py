@@ -5,6 +5,7 @@
     python -m foredraft_bench.planner_check               # 200 cells drawn from all over the place
     python -m foredraft_bench.planner_check --grid        # round trips from 1 to 600 ms, an even text
     python -m foredraft_bench.planner_check --profiles    # named networks, passes that vary by 30 %, an uneven text
+    python -m foredraft_bench.planner_check --short       # named networks, a small target, texts of 32 and 40 tokens
 
 Each cell is a link, a drafter's and a target's speed and an acceptance. One planner writes several texts in a row, as over
 one connection; the first, of which it knows nothing beforehand but the round trip of the greeting, is told apart from the
@@ -86,6 +87,15 @@ def profiles() -> Iterator[Cell]:
                 yield Cell(name, link, times, acceptance, concentration=3.0)
 
 
+def short() -> Iterator[Cell]:
+    """42 cells: the named networks, a target of 17 ms and drafts like those of SmolLM2 and its int8 copy, or smaller ones."""
+    for name, link in PROFILES.items():
+        for draft_ms, acceptance in ((10.5, 0.93), (10.5, 0.85), (3.0, 0.6)):
+            for tokens in (32, 40):
+                times = Times(draft_ms, 17.0, 0.5, 16.5, spread=0.15, between_ms=0.5, loop_ms=0.3)
+                yield Cell(name, link, times, acceptance, concentration=3.0, tokens=tokens)
+
+
 def sampled(count: int) -> Iterator[Cell]:
     """Cells from all over the place, the same every time; times are drawn by their logarithm."""
     for index in range(count):
@@ -98,7 +108,7 @@ def sampled(count: int) -> Iterator[Cell]:
         acceptance = dice.choice((0.2, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.93, 0.96))
         jitter_ms = dice.choice((0.0, 0.0, 0.1, 0.3)) * rtt_ms
         spread, concentration = dice.choice((0.0, 0.1, 0.3)), dice.choice((None, 3.0, 3.0))
-        tokens = dice.choice((64, 128, 256))
+        tokens = dice.choice((32, 40, 64, 128, 256))
         times = Times(
             draft_ms=verify_ms * ratio,
             verify_ms=verify_ms,
@@ -155,10 +165,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Whether the planner keeps its promise.")
     parser.add_argument("--grid", action="store_true")
     parser.add_argument("--profiles", action="store_true")
+    parser.add_argument("--short", action="store_true")
     parser.add_argument("--cells", type=int, default=200, help="of those drawn")
     parser.add_argument("--texts", type=int, default=6)
     asked = parser.parse_args()
-    cells = grid() if asked.grid else profiles() if asked.profiles else sampled(asked.cells)
+    cells = grid() if asked.grid else profiles() if asked.profiles else short() if asked.short else sampled(asked.cells)
     found = [(cell, check(cell, asked.texts)) for cell in cells]
     print("| regret | mean | median | 90 % | 95 % | largest | above 3 % |\n|---|---|---|---|---|---|---|")
     print(_distribution("first text, nothing known", [regret.first for _, regret in found]))

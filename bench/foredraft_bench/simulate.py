@@ -144,6 +144,8 @@ def simulate(
     planner = planner or planner_for(mode, length)
     if not planner.measured.rtt_ms.samples:
         planner.measured.rtt_ms.add(connection.rtt_ms)
+    if isinstance(planner, AdaptivePlanner):
+        planner.announced(times.pass_ms(1), times.row_ms)
     records: list[RoundRecord] = []
     loop = RoundLoop(
         connection,

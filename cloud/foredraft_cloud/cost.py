@@ -45,6 +45,13 @@ class PassCost:
         slope = (self._average[above] - self._average[below]) / (above - below)
         return max(0.0, self._average[below] + slope * (step - below))
 
+    def line(self, far: int = 8) -> tuple[float, float] | None:
+        """A pass over one row, and what each further one adds up to ``far`` rows (0 while that is not known)."""
+        one, many = self.estimate(1), self.estimate(far)
+        if one is None:
+            return None
+        return one, max(0.0, many - one) / (far - 1) if many is not None else 0.0
+
 
 def _step(rows: int) -> int:
     return next((step for step in _STEPS if step >= rows), rows)

@@ -53,6 +53,9 @@ __all__ = ["Engine", "EngineOptions", "EngineStatistics"]
 
 Send = Callable[[Any, CloudMessage], object]
 
+_TELL_EVERY = 16
+"""Passes between two that renew what devices are told of their time."""
+
 
 class Engine:
     """Sessions and a target.
@@ -83,6 +86,8 @@ class Engine:
         self.statistics = EngineStatistics(cache_limit_bytes=target.pages.use.limit_bytes)
         self._registry = Registry(target, self._options, self.statistics, self._observer)
         self._cost = PassCost()
+        self.pass_line = (0.0, 0.0)
+        """Microseconds of a pass over one token, and for each further one; 0 while that is not known. From any thread."""
         self._scheduler: Scheduler[Session] = Scheduler(
             self._options.max_rows, self._options.prefill_rows, self._options.gather_us, self._cost
         )
@@ -340,6 +345,8 @@ class Engine:
         computed_us = seen.model_ns // 1000
         if all(entry.kept == len(entry.run.tokens) for entry in batch):
             self._cost.observe(seen.rows, computed_us)
+            if self.statistics.passes % _TELL_EVERY == _TELL_EVERY - 1:
+                self.pass_line = self._cost.line() or self.pass_line
         self.statistics.rows += seen.rows
         for entry, logits in zip(batch, view.logits, strict=True):
             session = entry.session

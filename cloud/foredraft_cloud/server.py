@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Literal, TypeAlias
 
@@ -274,7 +275,8 @@ class Server:
             if refusal is not None:
                 self._refuse(peer, refusal)
                 return
-            self._listener.send(peer, self.welcome)
+            pass_us, row_us = map(round, self._engine.pass_line)
+            self._listener.send(peer, replace(self.welcome, pass_us=pass_us, row_us=row_us))
             if new and self._greetings_told.take() == 0.0:
                 log.info("device connected", device=printable(message.device) or "unnamed")
         else:

@@ -12,6 +12,9 @@ from .planner import Plan, Planner
 
 __all__ = ["Accounts", "Flight", "LoopStatistics"]
 
+_FARTHER = 3.0
+"""Times the round trip as it is believed that a round which was sent again may tell of it at most."""
+
 REPORT_EVERY = 32
 """Rounds between two that tell the server about the link: three bytes each."""
 
@@ -69,7 +72,7 @@ class Flight:
     reads_prompt: bool
     """The server had to read the prompt first: its times say nothing about a round."""
     repeated: bool = False
-    """Nobody knows which of its sendings the verdict answers, so it is no sample of the round trip (Karn's algorithm)."""
+    """Nobody knows which of its sendings the verdict answers, so it is a poor sample of the round trip (Karn's algorithm)."""
 
     @property
     def outlook(self) -> list[float]:
@@ -188,8 +191,8 @@ class Accounts:
             waited_ms = (now_ns - flight.sent_ns) / 1e6
             self._planner.answered(
                 rtt_ms=None
-                if streamed or record.chained or flight.repeated
-                else waited_ms - (timing.queued_us + timing.computed_us) / 1e3,
+                if record.sent_at_us is None or record.chained
+                else self._way_ms(waited_ms - (timing.queued_us + timing.computed_us) / 1e3, flight),
                 computed_ms=timing.computed_us / 1e3,
                 drafted=drafted,
             )
@@ -214,6 +217,12 @@ class Accounts:
         record.overhead_us = overhead_us
         record.bytes_down += size
         self.lost(flight)
+
+    def _way_ms(self, taken_ms: float, flight: Flight) -> float:
+        """A sample of the round trip: of a round that was sent again, a bounded one, or an estimate that has become too small
+        would make every round be sent again and never learn better."""
+        known = self._planner.measured.rtt_ms.value
+        return min(taken_ms, _FARTHER * known + 1.0) if flight.repeated else taken_ms
 
     def lost(self, flight: Flight) -> None:
         """A round is over. One that gets no verdict, since its assumption failed, is recorded with nothing committed."""

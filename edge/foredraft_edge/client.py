@@ -34,10 +34,12 @@ from foredraft_shared.transports.base import Transport
 from .agreement import agreed_exit, check_model, check_tokens
 from .conversation import OnDisconnect
 from .drafters.base import Drafter
+from .experience import Experience, experience_path
 from .link import Link
 from .loop import Commit, RoundLoop
 from .options import LoopOptions
-from .planner import AdaptivePlanner, FixedPlanner, Planner
+from .planner import Planner
+from .planners import Planners
 from .saved import SavedText, SessionFile, ledger_of, load_text, take_up
 from .stream import Generation, TokenStream, standing, write_alone
 
@@ -97,8 +99,7 @@ class Client:
         self._writing_thread: int | None = None
         self._epoch = 0
         """The highest one of all saved texts written here; who takes up a copy of one of them begins above it."""
-        self._planners: dict[tuple[bool, int], AdaptivePlanner] = {}
-        """By whether they may leave speculation, and by the rounds that may be in flight."""
+        self._planners: Planners | None = None
         self.link: Link | None = None
         self._tokenizer: Tokenizer | None = None
         self.drafter: Drafter | None = None
@@ -123,6 +124,9 @@ class Client:
                 self._tokenizer = open_model(target, offline=offline).tokenizer
             if self.welcome is not None:
                 check_tokens(self.welcome, self.drafter, self._tokenizer)
+            self._planners = Planners(
+                self.link, drafts=self.drafter is not None, experience=self._experience(address, draft)
+            )
         except BaseException:
             self.close()
             raise
@@ -132,6 +136,14 @@ class Client:
 
         self.drafter, own = load_drafter(draft, self._tokenizer, target=target, offline=offline, threads=threads)
         self._tokenizer = self._tokenizer or own
+
+    def _experience(self, address: str | None, draft: object) -> Experience | None:
+        """What earlier processes learnt; only of drafts that have a name."""
+        path, welcome = experience_path(), self.welcome
+        if path is None or welcome is None or address is None or not isinstance(draft, str | Path):
+            return None
+        pair = f"{welcome.model} {welcome.dtype} {welcome.lossy_exit} drafted by {draft}"
+        return Experience(path, address, pair)
 
     @property
     def welcome(self) -> Welcome | None:
@@ -236,8 +248,9 @@ class Client:
             )
         if stop_tokens is None:
             stop_tokens = self.tokenizer.stop_tokens if self._tokenizer else ()
+        assert self._planners is not None
         if planner is None:
-            planner = self._planner(mode, draft_length, options or LoopOptions())
+            planner = self._planners.choose(mode, draft_length, options or LoopOptions())
         if mode == "edge":
             assert self.drafter is not None
             if save is not None or deadline_ns is not None:
@@ -287,8 +300,9 @@ class Client:
         if mode == "edge":
             raise UsageError("a saved text is the target's: take it up with mode auto, speculate or cloud.")
         text = load_text(saved)
+        assert self._planners is not None
         if planner is None:
-            planner = self._planner(mode, draft_length, options or LoopOptions())
+            planner = self._planners.choose(mode, draft_length, options or LoopOptions())
         welcome = self.welcome
         if welcome is None:
             raise UsageError("a saved text needs a server that answers; start it, or give its address.")
@@ -408,6 +422,8 @@ class Client:
 
     def close(self) -> None:
         """Leave the server and free the drafter; may be called twice."""
+        if self._planners is not None:
+            self._planners.remember()
         if self.link is not None:
             self.link.close()
         if self.drafter is not None:
@@ -422,29 +438,6 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _planner(self, mode: RequestMode, draft_length: int | None, options: LoopOptions) -> Planner:
-        """A fixed planner is made for the text; one that adapts serves all texts of its kind, and remembers."""
-        if mode not in ("auto", "speculate", "cloud", "edge"):
-            raise UsageError(f"mode is {mode!r}; choose auto, speculate, cloud or edge.")
-        if mode in ("speculate", "edge") and self.drafter is None:
-            raise UsageError(f"mode {mode} needs a draft model; name one, or use mode cloud.")
-        if mode in ("auto", "speculate", "cloud") and self.link is None:
-            raise UsageError(f"mode {mode} needs a server; give its address, or use mode edge.")
-        if mode == "cloud" or self.drafter is None:
-            return FixedPlanner(0, "cloud")
-        if mode == "edge":
-            return FixedPlanner(1, "edge")
-        if draft_length is not None:
-            if draft_length < 0:
-                raise UsageError(f"draft_length is {draft_length}; give 0 or more tokens.")
-            return FixedPlanner(draft_length)
-        kind = (mode == "auto", options.window if options.ahead else 0)
-        if kind not in self._planners:
-            self._planners[kind] = AdaptivePlanner(switch=kind[0], window=kind[1])
-            assert self.link is not None
-            self._planners[kind].measured.rtt_ms.add(self.link.rtt_ms)
-        return self._planners[kind]
 
 
 def _deadline_ns(deadline_ms: float | None) -> int | None:

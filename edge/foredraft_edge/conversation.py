@@ -20,6 +20,7 @@ from foredraft_shared.messages import (
     Draft,
     FinishReason,
     Open,
+    Pong,
     Position,
     Resume,
     SamplingParams,
@@ -39,6 +40,10 @@ OnDisconnect: TypeAlias = Literal["wait", "edge", "fail"]
 
 _STALLED_TIMEOUTS = 10
 """A server that answers pings but no rounds is waited for so many times longer than one that is silent."""
+
+
+_FEW = 3
+"""Samples that a round trip is worth when a pong tells of it."""
 
 
 class Journal(Protocol):
@@ -92,6 +97,8 @@ class Conversation:
     _refusal: ForedraftError | None = None
     """Why the server did not want the text when it was last asked."""
     _nonce: int = 0
+    _asked_ns: int | None = None
+    """When the pong was asked for that measures the round trip."""
 
     def __post_init__(self) -> None:
         self.watch = Watch(self.clock_ns())
@@ -132,6 +139,20 @@ class Conversation:
         if self.journal is not None:
             self.journal.epoch(self.ledger.epoch)
         self._send_resume()
+
+    def measure(self) -> None:
+        """Ask for a pong, to know the round trip where no round will tell it."""
+        self._nonce += 1
+        self._asked_ns = self.clock_ns()
+        with suppress(LinkLost):
+            self.link.send_ping(self._nonce)
+
+    def ponged(self, pong: Pong, now_ns: int) -> None:
+        """A pong came: a sample of the round trip, if it was asked for to be one."""
+        if self._asked_ns is not None and pong.nonce == self._nonce:
+            self.measured.rtt_ms.doubt(_FEW)  # while the cloud writes, hardly anything else tells of it
+            self.measured.rtt_ms.add((now_ns - self._asked_ns) / 1e6)
+            self._asked_ns = None
 
     def close(self) -> None:
         """The text is over."""
@@ -192,6 +213,7 @@ class Conversation:
                 self.link.reconnect()
             else:
                 self._nonce += 1
+                self._asked_ns = None
                 with suppress(LinkLost):
                     self.link.send_ping(self._nonce)
         if self.watch.state is SessionState.EDGE_ONLY and self.on_disconnect == "fail":

@@ -25,6 +25,7 @@ from foredraft_shared.messages import (
     GoAway,
     Hint,
     NeedResume,
+    Pong,
     Position,
     Resync,
     SamplingParams,
@@ -43,6 +44,7 @@ from .options import LoopOptions
 from .path import Path
 from .planner import Plan, Planner
 from .provisional import Provisional
+from .shadow import Shadow
 from .watch import SessionState
 
 __all__ = ["Commit", "LoopStatistics", "RoundLoop"]
@@ -51,6 +53,8 @@ _READING_MS = 20.0
 """The drafter reads a long text in pieces of about this: between them the loop looks at the link."""
 _READ_ALONG = 32
 """While the cloud writes alone, a drafter that may have to go on reads what is new in so many tokens."""
+_PING_EVERY = 64
+"""Tokens of the cloud's stream between two looks at the round trip, the first behind the first token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,7 @@ class RoundLoop:
         self._options = options = options or LoopOptions()
         self._clock_ns = clock_ns
         self._path = path = Path(drafter, params, self._stop_tokens, clock_ns) if drafter is not None else None
+        self._shadow = Shadow(path, ledger, planner, self._limit) if path is not None else None
         self._accounts = Accounts(ledger.session.hex()[:8], planner, observe, clock_ns, epoch_ns)
         self._heard = False
         """Whether the last look at the link found a message."""
@@ -275,14 +280,14 @@ class RoundLoop:
         elif self._alone and path.start == ledger.length and path.probabilities:
             self.plan = Plan("speculate", "what was written alone is verified first")
         else:
-            self.plan = self._planner.plan(written)
+            self.plan = self._planner.plan(written, self._limit - ledger.length)
         if self.plan.mode == "cloud":
             left = self._limit - ledger.length
             request = ledger.request(min(left, self.plan.tokens or left))
             reads_prompt = ledger.length == self._conversation.cold_at
             self._conversation.dispatch(self._accounts.begin(request, self.plan, reads_prompt=reads_prompt))
-            if path is not None and self.plan.tokens is not None:
-                path.reset(ledger.tokens)  # speculation is to follow: the drafter reads meanwhile
+            if path is not None and (self.plan.tokens is not None or self._planner.curious):
+                path.reset(ledger.tokens)  # the drafter reads meanwhile
             return
         assert self._drafting is not None
         path = self._drafting.path
@@ -298,7 +303,7 @@ class RoundLoop:
             return False
         path = drafting.path
         if self._writing is None:
-            follows = self.plan.tokens is not None or self._options.on_disconnect == "edge"
+            follows = self.plan.tokens is not None or self._planner.curious or self._options.on_disconnect == "edge"
             return follows and path.unread > 0
         if not self._alone and drafting.complete:
             return False  # nothing will be drafted: a length of 0 is one remote call a token
@@ -314,6 +319,8 @@ class RoundLoop:
 
     def _wants_token(self) -> bool:
         path, drafting = self._writing, self._drafting
+        if path is None and self._shadow is not None and self.plan.mode == "cloud":
+            return self._shadow.wants_token
         if path is None or drafting is None or path.exhausted or len(path.tokens) >= self._limit:
             return False
         if self._deadlines.left_ms < path.reading_ms + self._planner.measured.draft_ms.value:
@@ -355,6 +362,8 @@ class RoundLoop:
         if isinstance(message, Failure):
             if message.session in (b"", self._ledger.session):
                 self._refused(error_from(message), now_ns)
+        elif isinstance(message, Pong):
+            conversation.ponged(message, now_ns)
         elif isinstance(message, GoAway):
             if watch.state is SessionState.CONNECTING:
                 reason = f"{self._link.where} is about to stop and takes no new texts; ask again later, or elsewhere."
@@ -389,13 +398,22 @@ class RoundLoop:
             self._accounts.lost(self._conversation.flights.pop(number))
         if self._speculating is not None and not self.finish:
             self._speculating.judged(flight, before, pending)
-        elif self._path is not None and ledger.length >= len(self._path.tokens) + _READ_ALONG:
-            self._path.catch_up(ledger.tokens)
+        elif self._shadow is not None and self.plan.mode == "cloud":
+            self._beside(self._shadow)
         self._accounts.settle(flight, verdict, len(tokens), now_ns, size)
         if verdict.round in pending:
             self._conversation.flights[verdict.round] = self._accounts.next_streamed(flight, ledger.length, self.plan)
         self._conversation.watch.answered(now_ns, owed=bool(ledger.in_flight))
         return Commit(before, tokens, verdict.accepted, verdict.finish, revised=revised)
+
+    def _beside(self, shadow: Shadow) -> None:
+        """The cloud has written on by itself: compare, keep the drafter near, and look at the round trip now and then."""
+        ledger = self._ledger
+        if not self._alone:
+            shadow.compare()
+        shadow.keep_near(_READ_ALONG)
+        if (ledger.length - ledger.prompt_length) % _PING_EVERY == 1:
+            self._conversation.measure()
 
     def _hint(self, hint: Hint, size: int) -> None:
         in_flight, flight = self._ledger.in_flight, self._conversation.flights.get(hint.round)

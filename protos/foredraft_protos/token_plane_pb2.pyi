@@ -167,7 +167,7 @@ class Ping(_message.Message):
     def __init__(self, nonce: _Optional[int] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("protocol", "server_epoch", "model", "fingerprint", "vocabulary", "context", "exits", "dtype", "max_draft", "lossy_exit")
+    __slots__ = ("protocol", "server_epoch", "model", "fingerprint", "vocabulary", "context", "exits", "dtype", "max_draft", "lossy_exit", "pass_us", "row_us")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     SERVER_EPOCH_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -178,6 +178,8 @@ class Welcome(_message.Message):
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     MAX_DRAFT_FIELD_NUMBER: _ClassVar[int]
     LOSSY_EXIT_FIELD_NUMBER: _ClassVar[int]
+    PASS_US_FIELD_NUMBER: _ClassVar[int]
+    ROW_US_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     server_epoch: int
     model: str
@@ -188,7 +190,9 @@ class Welcome(_message.Message):
     dtype: str
     max_draft: int
     lossy_exit: int
-    def __init__(self, protocol: _Optional[int] = ..., server_epoch: _Optional[int] = ..., model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., vocabulary: _Optional[int] = ..., context: _Optional[int] = ..., exits: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., max_draft: _Optional[int] = ..., lossy_exit: _Optional[int] = ...) -> None: ...
+    pass_us: int
+    row_us: int
+    def __init__(self, protocol: _Optional[int] = ..., server_epoch: _Optional[int] = ..., model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., vocabulary: _Optional[int] = ..., context: _Optional[int] = ..., exits: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., max_draft: _Optional[int] = ..., lossy_exit: _Optional[int] = ..., pass_us: _Optional[int] = ..., row_us: _Optional[int] = ...) -> None: ...
 
 class Hint(_message.Message):
     __slots__ = ("round", "exit_layer", "accepted", "token", "confidence")

@@ -220,6 +220,10 @@ class Welcome:
     """Longest draft the server verifies in one round."""
     lossy_exit: int = 0
     """The layer whose exit the server takes as final (lossy): its tokens are not the model's own. 0: full depth."""
+    pass_us: int = 0
+    """A pass over one token, as lately measured, in microseconds. 0: the server does not know yet."""
+    row_us: int = 0
+    """What each further token of a draft adds to it."""
 
 
 @dataclass(frozen=True, slots=True)

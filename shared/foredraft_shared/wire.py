@@ -379,6 +379,8 @@ def _encode_welcome(envelope: Any, message: Welcome) -> None:
             dtype=message.dtype,
             max_draft=message.max_draft,
             lossy_exit=message.lossy_exit,
+            pass_us=message.pass_us,
+            row_us=message.row_us,
         )
     )
 
@@ -395,6 +397,8 @@ def _decode_welcome(body: Any, session: SessionId, envelope: Any) -> Welcome:
         dtype=body.dtype,
         max_draft=body.max_draft,
         lossy_exit=body.lossy_exit,
+        pass_us=body.pass_us,
+        row_us=body.row_us,
     )
 
 

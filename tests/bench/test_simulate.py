@@ -123,10 +123,10 @@ def test_a_hint_that_is_right_saves_time_when_the_pass_is_long():
 def test_a_planner_serves_one_text_after_another():
     planner = planner_for("auto")
     runs = [
-        simulate(link=LinkSettings(rtt_ms=60.0), times=TIMES, acceptance=0.9, tokens=64, seed=seed, planner=planner)
+        simulate(link=LinkSettings(rtt_ms=90.0), times=TIMES, acceptance=0.9, tokens=64, seed=seed, planner=planner)
         for seed in range(2)
     ]
-    assert [decision.mode for decision in runs[0].decisions] == ["cloud", "speculate"]
+    assert runs[0].decisions[0].mode == "cloud"
     assert [decision.mode for decision in runs[1].decisions] == ["speculate"], "it has forgotten the first text"
 
 

@@ -77,7 +77,7 @@ MANNERS = (
     _manner(lambda: FixedPlanner(8), skill=0.3, chain_confidence=0.0),
     _manner(lambda: FixedPlanner(8), skill=0.3, ahead=False),
 )
-HASTY = tuple(manner for manner in MANNERS if not manner.options.ahead or manner.planner().plan(0).mode == "cloud")
+HASTY = tuple(manner for manner in MANNERS if not manner.options.ahead or manner.planner().plan(0, 64).mode == "cloud")
 """Whose first rounds say something of their own: who drafts ahead begins with an empty draft."""
 
 

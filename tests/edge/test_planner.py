@@ -8,7 +8,7 @@ import statistics
 import pytest
 
 from foredraft_bench.simulate import planner_for, simulate
-from foredraft_bench.virtual_models import Times
+from foredraft_bench.virtual_models import Skill, Times
 from foredraft_edge.planner import AdaptivePlanner
 from foredraft_shared.transports.recording import LinkRecording
 from foredraft_shared.transports.relay import LinkSettings
@@ -26,7 +26,7 @@ def told(*, draft_ms: float, rtt_ms: float, verify_ms: float, acceptance: float,
     """A planner that has seen many rounds of this kind."""
     planner = AdaptivePlanner(window=window)
     dice = random.Random(1)
-    for _ in range(200):
+    for _ in range(600):
         planner.drafted(draft_ms)
         planner.answered(rtt_ms=None, computed_ms=verify_ms, drafted=0)
         planner.answered(rtt_ms=rtt_ms, computed_ms=verify_ms, drafted=1)
@@ -108,7 +108,7 @@ def test_it_leaves_speculation_when_the_link_becomes_slow_and_says_why():
     run = simulate(link=recording, times=Times(10.0, VERIFY_MS), acceptance=0.7, tokens=600)
     slow = next(decision for decision in run.decisions if decision.mode == "cloud" and decision.written > 20)
     assert "ms a token, the cloud alone 40.0" in slow.reason
-    assert "ms were lost with drafts; next trial in" in slow.reason
+    assert "ms were lost with drafts" in slow.reason
     assert run.ms_per_token < 1.15 * VERIFY_MS
 
 
@@ -119,31 +119,85 @@ def test_it_comes_back_when_the_link_becomes_fast():
 
 
 def test_without_leave_to_switch_it_always_speculates():
-    assert AdaptivePlanner(switch=False).plan(0).mode == "speculate"
+    assert AdaptivePlanner(switch=False).plan(0, 64).mode == "speculate"
 
 
-def begun(rtt_ms: float, times: Times, acceptance: float) -> list[tuple[int, str]]:
+def begun(rtt_ms: float, times: Times, acceptance: float, tokens: int = 300) -> list[tuple[int, str]]:
     """The decisions of a first text, and after how many tokens."""
-    run = simulate(link=LinkSettings(rtt_ms=rtt_ms), times=times, acceptance=acceptance, tokens=300)
+    run = simulate(link=LinkSettings(rtt_ms=rtt_ms), times=times, acceptance=acceptance, tokens=tokens)
     return [(decision.written, decision.mode) for decision in run.decisions]
 
 
-def test_over_a_short_way_a_fast_draft_is_used_at_once_and_the_cloud_never_measured():
+def test_over_a_short_way_a_fast_draft_is_used_at_once():
     assert begun(5.0, Times(2.0, VERIFY_MS), 0.9) == [(0, "speculate")]
 
 
-def test_where_speculation_is_not_clearly_faster_the_cloud_is_measured_before_it_is_gone_on_with():
-    (_, first), (written, second), *_ = begun(5.0, Times(25.0, VERIFY_MS), 0.8)
-    assert (first, second) == ("speculate", "cloud")
-    assert written < 20
+def test_a_draft_that_shows_its_worth_beside_the_cloud_s_stream_is_used_without_a_trial():
+    assert begun(80.0, Times(2.0, VERIFY_MS), 0.9) == [(0, "cloud"), (16, "speculate")]
+    assert begun(240.0, Times(2.0, 120.0), 0.95)[:2] == [(0, "cloud"), (16, "speculate")]
 
 
-def test_over_a_middling_way_three_tokens_measure_the_cloud_first():
-    assert begun(80.0, Times(2.0, VERIFY_MS), 0.9)[:2] == [(0, "cloud"), (3, "speculate")]
+@pytest.mark.parametrize(
+    ("rtt_ms", "draft_ms", "acceptance"), [(150.0, 2.0, 0.6), (80.0, 30.0, 0.9), (600.0, 4.0, 0.9)]
+)
+def test_a_draft_that_would_not_pay_is_never_tried_on_short_texts(rtt_ms, draft_ms, acceptance):
+    """Twelve texts, each of them streamed to its end: not a millisecond is lost against the cloud alone."""
+    planner = planner_for("auto")
+    for seed in range(12):
+        link, times = LinkSettings(rtt_ms=rtt_ms), Times(draft_ms, 20.0)
+        run = simulate(link=link, times=times, acceptance=acceptance, tokens=40, seed=seed, planner=planner)
+        assert [decision.mode for decision in run.decisions] == ["cloud"]
+        assert run.ms_per_token < 20.0 + draft_ms / 39  # a token may come while the device is drafting
 
 
-def test_over_a_long_way_the_first_stream_is_so_long_that_its_end_costs_little():
-    assert begun(240.0, Times(2.0, 120.0), 0.95)[:2] == [(0, "cloud"), (240, "speculate")]
+def test_what_the_draft_is_worth_is_seen_while_the_cloud_writes():
+    planner, skill = planner_for("auto"), Skill(0.9, seed=3)
+    run = simulate(
+        link=LinkSettings(rtt_ms=100.0), times=Times(2.0, VERIFY_MS), acceptance=0.9, tokens=24, seed=3, planner=planner
+    )
+    assert [decision.mode for decision in run.decisions] == ["cloud"]
+    seen = planner.measured.acceptance
+    assert seen.samples == 23, "all but the last, behind which nobody drafts"
+    assert seen.value == pytest.approx(statistics.mean(skill(position)[0] for position in range(1, 24)))
+    assert planner.measured.draft_ms.value == pytest.approx(2.0)
+
+
+def test_nothing_is_compared_once_it_is_plain_that_speculation_cannot_pay():
+    planner = planner_for("auto")
+    for seed in range(8):
+        link, times = LinkSettings(rtt_ms=600.0), Times(5.0, 20.0)
+        simulate(link=link, times=times, acceptance=0.3, tokens=40, seed=seed, planner=planner)
+    assert planner.measured.acceptance.samples < 40
+    assert not planner.curious
+
+
+def test_where_the_server_has_told_nothing_the_cloud_is_measured_if_speculation_is_not_clearly_faster():
+    def mode(draft_ms: float) -> str:
+        planner = AdaptivePlanner()
+        planner.measured.rtt_ms.add(5.0)
+        assert planner.plan(0, 200).mode == "speculate"
+        for _ in range(8):
+            planner.drafted(draft_ms)
+            planner.answered(rtt_ms=5.0, computed_ms=40.0, drafted=1)
+            planner.judged([0.8], 1, False)
+        return planner.plan(16, 184).mode
+
+    assert mode(25.0) == "cloud"
+    assert mode(2.0) == "speculate"
+
+
+def test_a_trial_waits_until_what_it_may_lose_is_a_small_share_of_the_time():
+    """The formula says that drafts are a tenth slower than the cloud, and it may be wrong by as much."""
+    planner = told(draft_ms=10.0, rtt_ms=60.0, verify_ms=20.0, acceptance=0.85)
+    planner.measured.acceptance.doubt(16)
+    assert planner.expected_ms() > 20.0 > planner.promise_ms()
+    waited = 0
+    while planner.plan(0, 200).mode == "cloud":
+        for _ in range(50):
+            planner.progressed(1, 20.0, "cloud")
+        waited += 50
+    # A trial may cost a round and a round trip, some 200 ms.
+    assert 200 / (0.02 * 20.0) < waited < 400 / (0.005 * 20.0)
 
 
 def test_what_was_lost_shrinks_hope():
@@ -162,10 +216,10 @@ def test_one_long_stall_does_not_end_what_goes_well():
     for _ in range(20):
         planner.progressed(3, 60.0, "speculate")
     planner.progressed(1, 900.0, "speculate")
-    assert planner.plan(100).mode == "speculate"
+    assert planner.plan(100, 400).mode == "speculate"
     for _ in range(5):  # it was no stall: this is how it is now
         planner.progressed(1, 900.0, "speculate")
-    assert planner.plan(106).mode == "cloud"
+    assert planner.plan(106, 394).mode == "cloud"
 
 
 def test_a_token_of_the_cloud_is_never_believed_to_take_longer_than_a_pass_over_a_draft():
@@ -176,4 +230,4 @@ def test_a_token_of_the_cloud_is_never_believed_to_take_longer_than_a_pass_over_
         planner.answered(rtt_ms=50.0, computed_ms=42.0, drafted=2)
         planner.judged([0.5, 0.5], 1, True)
         planner.drafted(30.0)
-    assert "the cloud alone 42.0" in planner.plan(60).reason
+    assert "the cloud alone 42.0" in planner.plan(60, 200).reason

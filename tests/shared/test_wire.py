@@ -94,6 +94,8 @@ from_cloud = st.one_of(
         dtype=name,
         max_draft=st.integers(0, MAX_DRAFT_TOKENS),
         lossy_exit=u32,
+        pass_us=u32,
+        row_us=u32,
     ),
     st.builds(
         Hint,
