@@ -57,8 +57,9 @@ def same(one: Served, other: Served) -> bool:
     return all(getattr(one, name) == getattr(other, name) for name in ("model", "dtype", "fingerprint", "lossy_exit"))
 
 
-_DOUBTFUL_MS = 100.0
-"""A greeting that takes longer, or is repeated, may have waited for a server that was still loading; a ping tells."""
+_DOUBTFUL_MS = 30.0
+"""A greeting that takes longer, or is repeated, may have waited for a server that was still loading or a device that was
+busy; a ping tells. What is taken for the round trip decides how late a verdict may be."""
 
 
 def _every(kind: type[errors.ForedraftError]) -> dict[str, type[errors.ForedraftError]]:

@@ -74,6 +74,10 @@ def test_a_server_that_was_still_loading_is_not_far_away():
     assert scene.link.greet() == WELCOME
     assert scene.clock.now() > 0.4
     assert scene.link.rtt_ms == pytest.approx(20.0)
+    busy = Scene()
+    busy.network.while_waiting = lambda: busy.clock.now() >= 0.06 and busy._work()
+    assert busy.link.greet() == WELCOME
+    assert busy.link.rtt_ms == pytest.approx(20.0)
     silent = Scene(lambda message: WELCOME if isinstance(message, Hello) else None, Faults(delay_s=(0.1, 0.1)))
     assert silent.link.greet() == WELCOME
     assert silent.link.rtt_ms == pytest.approx(200.0)
