@@ -130,13 +130,16 @@ def engine(
             "instead; --model random:qwen2-1.5b has random weights in that shape, and needs no download.",
         ),
     ] = False,
+    in_torch: Annotated[
+        bool, typer.Option("--torch", help="With --floor: time the passes without compiled kernels as well, in turns.")
+    ] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there too.")
     ] = None,
 ) -> None:
     """Time the target's passes beside transformers, or in W8A8 beside bfloat16, or passes that serve many sessions."""
     if floor:
-        _floor(model, threads or [1], cached, turns, json_file)
+        _floor(model, threads or [1], cached, turns, in_torch, json_file)
         return
     opened = open_model(model)
     if sessions:
@@ -171,24 +174,36 @@ def engine(
         json_file.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def _floor(model: str, threads: list[int], cached: int, turns: int, json_file: Path | None) -> None:
+def _floor(model: str, threads: list[int], cached: int, turns: int, in_torch: bool, json_file: Path | None) -> None:
     from .floor import RANDOM, RandomModel, measure_floor
 
     opened = RandomModel() if model == RANDOM else open_model(model)
     figures: list[dict[str, object]] = []
     for count in threads:
-        timed = measure_floor(opened, threads=count, cached=cached, turns=turns)
+        timed = measure_floor(opened, threads=count, cached=cached, turns=turns, in_torch=in_torch)
         title = (
             f"{model}, {count} threads; reading {timed[0].read_gib_per_s:.1f} GiB/s, "
             f"copying {timed[0].copy_gib_per_s:.1f} GiB/s"
         )
-        table = Table("dtype", "rows", "median ms", "of bfloat16", "floor ms", "over the floor", title=title)
+        table = Table(
+            "dtype",
+            "kernels",
+            "rows",
+            "median ms",
+            "of bfloat16",
+            "of torch",
+            "floor ms",
+            "over the floor",
+            title=title,
+        )
         for each in timed:
             table.add_row(
                 each.dtype,
+                each.kernels,
                 str(each.rows),
                 f"{each.median_ms:.1f}",
                 f"{each.of_bfloat16:.2f}",
+                "" if each.of_torch is None else f"{each.of_torch:.2f}",
                 f"{each.floor_ms:.1f}",
                 f"{each.over_floor:.2f}x",
             )

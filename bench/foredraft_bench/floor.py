@@ -38,9 +38,14 @@ class Floored:
     """Passes of one kind."""
 
     dtype: str
+    kernels: str
+    """``compiled`` or ``torch``."""
     rows: int
     median_ms: float
     of_bfloat16: float
+    """Computed by the same kernels."""
+    of_torch: float | None
+    """Where that was measured, too."""
     floor_ms: float
     """Bytes of the weights of all products over the bandwidth of reading."""
     over_floor: float
@@ -114,23 +119,34 @@ def measure_floor(
     dtypes: Sequence[str] = ("bfloat16", "w8a8"),
     cached: int = 128,
     turns: int = 15,
+    in_torch: bool = False,
 ) -> list[Floored]:
     """Time passes that score every row, in each of ``dtypes``.
 
     Args:
+        in_torch: time the same passes without compiled kernels as well.
         cached: tokens before the pass.
         turns: passes of each kind.
     """
     import torch
 
     from foredraft_cloud.decoder import load_target
+    from foredraft_cloud.native.library import library
     from foredraft_cloud.target import Run
 
     prompt = tuple(range(1, cached + 1))
-    kinds: dict[tuple[str, int], Callable[[], object]] = {}
+    kinds: dict[tuple[str, str, int], Callable[[], object]] = {}
+    by = ["torch"] if library() is None else ["compiled", "torch"] if in_torch else ["compiled"]
 
-    def add(dtype: str) -> None:
-        target = load_target(model, dtype=dtype, threads=threads, context=cached + max(rows), slots=1)
+    def add(dtype: str, kernels: str) -> None:
+        target = load_target(
+            model,
+            dtype=dtype,
+            threads=threads,
+            context=cached + max(rows),
+            slots=1,
+            compiled=kernels == "compiled",
+        )
         slot = target.open()
         target.verify([Run(slot, prompt, 0)], exits=False).step()
 
@@ -138,33 +154,37 @@ def measure_floor(
             target.verify([Run(slot, prompt[:count], count)], exits=False).step()
             target.keep(slot, cached)
 
-        kinds.update({(dtype, count): lambda count=count: run(count) for count in rows})  # type: ignore[misc]
+        kinds.update({(dtype, kernels, count): lambda count=count: run(count) for count in rows})  # type: ignore[misc]
 
-    for dtype in dtypes:
-        add(dtype)
+    for kernels in by:
+        for dtype in dtypes:
+            add(dtype, kernels)
     source = torch.ones(_READ_BYTES // 4)
     copy = torch.empty_like(source)
-    kinds["read", 0], kinds["copy", 0] = source.sum, lambda: copy.copy_(source)
-    seconds: dict[tuple[str, int], list[float]] = {kind: [] for kind in kinds}
+    kinds["read", "", 0], kinds["copy", "", 0] = source.sum, lambda: copy.copy_(source)
+    seconds: dict[tuple[str, str, int], list[float]] = {kind: [] for kind in kinds}
     for _ in range(turns + _WARM):
         for kind, run in kinds.items():
             began = time.perf_counter()
             run()
             seconds[kind].append(time.perf_counter() - began)
     typical = {kind: median(each[_WARM:]) for kind, each in seconds.items()}
-    read, copied = (_READ_BYTES / typical[kind, 0] for kind in ("read", "copy"))
+    read, copied = (_READ_BYTES / typical[kind, "", 0] for kind in ("read", "copy"))
     floors = {dtype: product_weights(model.config) * _BYTES[dtype] / read for dtype in dtypes}
     return [
         Floored(
             dtype,
+            kernels,
             count,
-            typical[dtype, count] * 1e3,
-            typical[dtype, count] / typical[dtypes[0], count],
+            typical[dtype, kernels, count] * 1e3,
+            typical[dtype, kernels, count] / typical[dtypes[0], kernels, count],
+            typical[dtype, kernels, count] / typical[dtype, "torch", count] if "torch" in by else None,
             floors[dtype] * 1e3,
-            typical[dtype, count] / floors[dtype],
+            typical[dtype, kernels, count] / floors[dtype],
             read / 2**30,
             copied / 2**30,
         )
+        for kernels in by
         for dtype in dtypes
         for count in rows
     ]
