@@ -185,27 +185,17 @@ def _floor(model: str, threads: list[int], cached: int, turns: int, in_torch: bo
             f"{model}, {count} threads; reading {timed[0].read_gib_per_s:.1f} GiB/s, "
             f"copying {timed[0].copy_gib_per_s:.1f} GiB/s"
         )
-        table = Table(
-            "dtype",
-            "kernels",
-            "rows",
-            "median ms",
-            "of bfloat16",
-            "of torch",
-            "floor ms",
-            "over the floor",
-            title=title,
-        )
+        columns = ["dtype", "rows", "median ms", "of bfloat16", "floor ms", "over the floor"]
+        table = Table(*columns, *(["kernels", "of torch"] if in_torch else []), title=title)
         for each in timed:
             table.add_row(
                 each.dtype,
-                each.kernels,
                 str(each.rows),
                 f"{each.median_ms:.1f}",
                 f"{each.of_bfloat16:.2f}",
-                "" if each.of_torch is None else f"{each.of_torch:.2f}",
                 f"{each.floor_ms:.1f}",
                 f"{each.over_floor:.2f}x",
+                *([] if each.of_torch is None else [each.kernels, f"{each.of_torch:.2f}"]),
             )
         Console().print(table)
         figures += [{"threads": count, **asdict(each)} for each in timed]
