@@ -82,7 +82,7 @@ def collect_command(
         raise UsageError(f"every prompt in {prompts} stands in a file named by --never; give other prompts.")
     made_folder(out)
     model = open_model(target, offline=offline)
-    shards = Shards(out, model, shard)
+    shards = Shards(out, model, shard, dtype=dtype)
     asked = Prompts(
         model.tokenizer,
         questions,

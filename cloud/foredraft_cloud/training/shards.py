@@ -49,17 +49,25 @@ class Text:
 class Shards:
     """Writes a collection, and knows what an earlier run has written there.
 
+    Args:
+        dtype: the arithmetic that the answers are computed in.
+
     Raises:
-        UsageError: the folder holds the answers of another model.
+        UsageError: the folder holds the answers of another model, or in another arithmetic.
     """
 
-    def __init__(self, folder: Path, model: Model, size: int = 20_000) -> None:
+    def __init__(self, folder: Path, model: Model, size: int = 20_000, *, dtype: str = "bfloat16") -> None:
         self.folder, self._size = folder, size
         folder.mkdir(parents=True, exist_ok=True)
         note = folder / _NOTE
-        facts = {"format": _FORMAT, "target": Path(model.name).name, "target_fingerprint": target_fingerprint(model)}
+        facts = {
+            "format": _FORMAT,
+            "target": Path(model.name).name,
+            "target_fingerprint": target_fingerprint(model),
+            "dtype": dtype,
+        }
         if note.exists():
-            check_note(folder, model)
+            check_note(folder, model, dtype)
         else:
             partial = note.with_suffix(".partial")
             partial.write_text(json.dumps(facts, indent=1))
@@ -109,11 +117,14 @@ def shard_paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("shard*.npz"))
 
 
-def check_note(folder: Path, model: Model) -> None:
-    """Make sure that the collection is of ``model``'s answers.
+def check_note(folder: Path, model: Model, dtype: str | None = None) -> None:
+    """Make sure that the collection is of ``model``'s answers, in the arithmetic ``dtype``.
+
+    Args:
+        dtype: ``None`` for any.
 
     Raises:
-        UsageError: there is none, or it is another model's.
+        UsageError: there is none, or it is another model's, or in another arithmetic.
     """
     try:
         note = json.loads((folder / _NOTE).read_text())
@@ -125,6 +136,9 @@ def check_note(folder: Path, model: Model) -> None:
         raise UsageError(
             f"{folder} holds the answers of {note.get('target')}, not of {model.name}; take another folder."
         )
+    made = note.get("dtype", dtype)  # older collections do not say
+    if dtype is not None and made != dtype:
+        raise UsageError(f"{folder} holds answers in {made}, which are not those in {dtype}; take another folder.")
 
 
 def read_texts(folder: Path, model: Model) -> list[Text]:

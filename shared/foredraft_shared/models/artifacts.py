@@ -70,7 +70,11 @@ class Artifact:
 
 
 def target_fingerprint(model: Model) -> str:
-    """Names a target: 32 hexadecimal digits over its shape, its tokenizer and a sample of its weights."""
+    """Names a target: 32 hexadecimal digits over its shape, its tokenizer and a sample of its weights.
+
+    Not its arithmetic: heads and drafts are taught the function that the weights are, and serve as well where that is rounded
+    in another way. What they foresee is never more than a guess.
+    """
     digest = hashlib.blake2b(digest_size=16)
     config = model.config
     digest.update(f"{config} {model.tokenizer.fingerprint}".encode())

@@ -120,6 +120,12 @@ def test_the_answers_of_another_model_are_refused(model: Model, collected: Path,
         read_texts(tmp_path, model)
 
 
+def test_answers_in_another_arithmetic_are_not_added(model: Model, collected: Path) -> None:
+    Shards(collected, model)
+    with pytest.raises(UsageError, match="answers in bfloat16, which are not those in w8a8; take another folder"):
+        Shards(collected, model, dtype="w8a8")
+
+
 def test_a_damaged_shard_is_named(model: Model, tmp_path: Path) -> None:
     gather(model, tmp_path / "data", 100)
     shard = next((tmp_path / "data").glob("shard*.npz"))
