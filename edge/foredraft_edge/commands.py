@@ -99,7 +99,8 @@ def generate(
     question = _question(prompt, prompt_file) if resume is None else ""
     SamplingParams(temperature, top_k, top_p, min_p, seed)  # what cannot be is said before anybody is called
     loss = _on_disconnect(on_disconnect)
-    with _client_by(due, partial(_client, server, draft, tokenizer, mode, offline, loss, due)) as client:
+    unready = f"{server} had not answered{'' if draft == 'none' else ', or the draft model was not loaded,'}"
+    with _client_by(due, partial(_client, server, draft, tokenizer, mode, offline, loss, due), unready) as client:
         if due is not None:
             deadline_ms = max(1.0, 1000.0 * (due - time.monotonic()))
         writer = TraceWriter(trace, {"mode": mode, "draft": draft}) if trace else None
@@ -269,8 +270,11 @@ def _on_disconnect(what: str) -> OnDisconnect:
     return what  # type: ignore[return-value]
 
 
-def _client_by(due: float | None, make: Callable[[], Client]) -> Client:
+def _client_by(due: float | None, make: Callable[[], Client], unready: str) -> Client:
     """Make the client, but wait no longer than until ``due`` of ``time.monotonic``: nothing can be asked to load faster.
+
+    Args:
+        unready: what may be the matter if it is not made by then.
 
     Raises:
         DeadlineMissed: it is not made by then.
@@ -296,8 +300,7 @@ def _client_by(due: float | None, make: Callable[[], Client]) -> Client:
     thread.join(max(0.0, due - time.monotonic()))
     if made.cancel():
         raise DeadlineMissed(
-            "the draft model was not loaded when the deadline passed; allow more time, draft with less (--draft ngram), or "
-            "leave all to the server (--draft none)."
+            f"{unready} when the deadline passed; allow more time, or draft with less (--draft ngram, --draft none)."
         )
     return made.result()
 

@@ -147,7 +147,7 @@ class Link:
                     break
             if self.clock() >= deadline:
                 raise errors.LinkLost(
-                    f"no answer from {self.where} within {timeout_s:g} s; is the server running there "
+                    f"no answer from {self.where} within {round(timeout_s, 2):g} s; is the server running there "
                     "(`foredraft serve`), and is the address right?"
                 )
             interval = min(2.0, interval * 2)

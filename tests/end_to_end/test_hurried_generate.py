@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import NoReturn
 
@@ -22,8 +23,9 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 def test_nobody_is_waited_for_beyond_the_deadline(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "within 0.5" in said(capsys, "--draft", "none", "--deadline-ms", "600")
-    assert "within 0.5" in said(capsys, "--draft", "auto", "--deadline-ms", "600", "--on-disconnect", "edge")
+    patience = re.compile(r"within 0\.5|had not answered")  # the latter where even that took too long
+    assert patience.search(said(capsys, "--draft", "none", "--deadline-ms", "600"))
+    assert patience.search(said(capsys, "--draft", "auto", "--deadline-ms", "600", "--on-disconnect", "edge"))
 
 
 def test_nor_is_a_draft_that_is_still_being_loaded(

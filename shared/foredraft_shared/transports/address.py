@@ -32,9 +32,13 @@ def parse_host_port(text: str) -> tuple[str, int]:
     Raises:
         UsageError: it is not that.
     """
-    host, separator, port = text.removeprefix("tcp://").rpartition(":")
+    bare = text.removeprefix("tcp://")
+    host, separator, port = bare.rpartition(":")
     if not separator or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
-        raise UsageError(f"{text!r} is not HOST:PORT; write for example 127.0.0.1:5555.")
+        scheme = text.removesuffix(bare)
+        raise UsageError(
+            f"{text!r} is not {scheme}HOST:PORT with a port up to 65535; write for example {scheme}127.0.0.1:5555."
+        )
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
