@@ -147,9 +147,10 @@ def test_the_comparison_has_a_row_for_each_engine_and_says_who_is_left_out(
     monkeypatch.setattr(compare, "stop_on_termination", lambda: None)
     monkeypatch.setattr(compare, "pin", lambda process, cores: None)
     path = tmp_path / "serving.json"
-    compare.compare_serving(sessions="1,2", max_tokens=8, seconds=0.2, json_file=path)
+    compare.compare_serving(sessions="1,2", dtype=["bfloat16", "w8a8"], max_tokens=8, seconds=0.2, json_file=path)
     report = json.loads(path.read_text())
-    assert len(report["rows"]) == 6
+    assert len(report["rows"]) == 10
+    assert [target["dtype"] for target in report["targets"]] == ["bfloat16", "w8a8"]
     assert report["left_out"] == ["llama.cpp left out: llama-server is not installed"]
     said = capsys.readouterr()
     assert "| steady | 100.0 | 200.0 |" in said.out

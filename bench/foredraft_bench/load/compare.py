@@ -42,6 +42,8 @@ class _Ours:
 
     name: str
     exchange: Exchange
+    known: list[KnownText]
+    """What it says itself: it may be another text in another arithmetic."""
     habits: Habits
     acceptance: float
     warm_up_s: float
@@ -49,7 +51,7 @@ class _Ours:
     def tokens_per_second(self, texts: list[KnownText], sessions: int, seconds: float) -> float:
         errs = independent(self.acceptance)
         row = measure(
-            self.exchange, texts, sessions, self.habits, errs, seconds=seconds, warm_up_s=self.warm_up_s
+            self.exchange, self.known, sessions, self.habits, errs, seconds=seconds, warm_up_s=self.warm_up_s
         )  # fmt: skip
         return row.tokens_per_second
 
@@ -57,7 +59,10 @@ class _Ours:
 def compare_serving(
     sessions: Annotated[str, typer.Option(help="How many at once, with commas between.")] = "1,4,16",
     model: Annotated[str, typer.Option(help="A name, a folder or a GGUF file.")] = "smollm2-135m",
-    dtype: Annotated[str, typer.Option(help=f"{DTYPE_HELP} llama.cpp uses what the file holds.")] = "bfloat16",
+    dtype: Annotated[
+        list[str] | None,
+        typer.Option(help=f"{DTYPE_HELP} May be repeated; by default bfloat16. llama.cpp uses what the file holds."),
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Of each target.")] = 1,
     draft_length: Annotated[int, typer.Option(min=1, help="Tokens a draft, where devices draft.")] = 4,
     acceptance: Annotated[float, typer.Option(help="Probability that a drafted token is accepted.")] = 0.8,
@@ -75,21 +80,27 @@ def compare_serving(
     stop_on_termination()
     opened = open_model(model)
     texts = known_texts(opened, max(counts), max_tokens)
+    dtypes = dtype or ["bfloat16"]
     context = max(len(text.prompt) for text in texts) + max_tokens
-    setting = Setting(model, dtype, threads, max(counts), context)
+    settings = [Setting(model, each, threads, max(counts), context) for each in dtypes]
     cores = choose_cores() if threads == 1 else Cores()
     pin(0, cores.edge)
     notes: list[str] = []
     figures: dict[str, dict[int, float]] = {}
     with contextlib.ExitStack() as stack:
-        exchange = stack.enter_context(serving(setting, opened, cores))
-        learn(exchange, texts)
         drafting = Habits(draft_length=draft_length, token_s=token_ms / 1e3)
-        engines: list[_Engine] = [
-            _Ours("foredraft, the target alone", exchange, Habits("cloud"), acceptance, 1.5),
-            _Ours(f"foredraft, drafts of {draft_length}, {acceptance:.0%} right", exchange, drafting, acceptance, 1.5),
-            *_others(opened, setting, cores, stack, notes),
-        ]
+        engines: list[_Engine] = []
+        for setting in settings:
+            exchange = stack.enter_context(serving(setting, opened, cores))
+            known = known_texts(opened, max(counts), max_tokens)
+            learn(exchange, known)
+            ours = f"foredraft in {setting.dtype}"
+            drafts = f"{ours}, drafts of {draft_length}, {acceptance:.0%} right"
+            engines += [
+                _Ours(f"{ours}, the target alone", exchange, known, Habits("cloud"), acceptance, 1.5),
+                _Ours(drafts, exchange, known, drafting, acceptance, 1.5),
+            ]
+        engines += _others(opened, settings[0], cores, stack, notes)
         for count in counts:
             for engine in engines:  # in turn, so that whatever else the machine does falls on all alike
                 figures.setdefault(engine.name, {})[count] = engine.tokens_per_second(texts, count, seconds)
@@ -105,7 +116,12 @@ def compare_serving(
             for name, row in figures.items()
             for count, value in row.items()
         ]
-        about = {"foredraft": version(), "machine": machine(), "target": asdict(setting), "left_out": notes}
+        about = {
+            "foredraft": version(),
+            "machine": machine(),
+            "targets": [asdict(setting) for setting in settings],
+            "left_out": notes,
+        }
         write_atomically(json_file, {**about, "rows": rows})
 
 

@@ -21,7 +21,8 @@ from foredraft_shared.models.cache import cache_directory
 
 __all__ = ["Layer", "Product", "Rows", "Sizes", "library"]
 
-_SOURCE = Path(__file__).with_name("kernels.cpp")
+_FOLDER = Path(__file__).parent
+_SOURCES = tuple(_FOLDER / name for name in ("kernels.cpp", "attention.h", "products.h"))
 _INSTRUCTIONS = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16", "fma")
 # These and no others: a virtual machine may hide some of what the compiler believes that its processor has.
 _TARGET = tuple("-m" + name.replace("_", "") for name in _INSTRUCTIONS)
@@ -111,7 +112,7 @@ def _built(compiler: str, instructions: frozenset[str]) -> Path:
         OSError, subprocess.SubprocessError: it could not be compiled or written.
     """
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=20).stdout
-    parts = (_SOURCE.read_text(), " ".join(_FLAGS), version, " ".join(sorted(instructions)))
+    parts = (*(source.read_text() for source in _SOURCES), " ".join(_FLAGS), version, " ".join(sorted(instructions)))
     name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
     folder = cache_directory() / "kernels"
     file = folder / f"{name}.so"
@@ -119,7 +120,7 @@ def _built(compiler: str, instructions: frozenset[str]) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as aside:
             made = Path(aside) / file.name
-            command = [compiler, *_FLAGS, str(_SOURCE), "-o", str(made)]
+            command = [compiler, *_FLAGS, str(_SOURCES[0]), "-o", str(made)]
             subprocess.run(command, capture_output=True, text=True, check=True, timeout=_COMPILE_SECONDS)
             made.replace(file)
     return file
