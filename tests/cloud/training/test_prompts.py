@@ -7,10 +7,14 @@ from pathlib import Path
 
 import checkpoints
 import pytest
+from typer.testing import CliRunner
 
+from foredraft_cloud.training.commands import train
 from foredraft_cloud.training.prompts import Prompts, excluded_hashes, held_out, prompt_hash, read_prompts
 from foredraft_shared.errors import UsageError
 from foredraft_shared.models import Tokenizer, open_model
+
+HELD_OUT = sorted((Path(__file__).parents[4] / "shared" / "data").glob("*_dev.jsonl"))
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +99,16 @@ def test_a_follow_up_question_continues_the_conversation(tokenizer: Tokenizer) -
     assert [message["role"] for message in second.messages] == ["user", "assistant", "user"]
     prompts.answered(second, "Yes.")
     assert prompts.next() is None
+
+
+@pytest.mark.skipif(not HELD_OUT, reason="no files to measure by lie beside the repository")
+def test_what_is_measured_by_cannot_be_collected(tmp_path: Path) -> None:
+    never = excluded_hashes(HELD_OUT)
+    assert len(never) > 600
+    assert not never & {prompt_hash(prompt) for prompt in read_prompts(HELD_OUT[0].parent / "prompts.jsonl")}
+    for path in HELD_OUT:
+        options = ["--prompts", str(path), "--never", str(path), "--out", str(tmp_path / "data")]
+        refused = CliRunner().invoke(train, ["collect", *options])
+        assert isinstance(refused.exception, UsageError)
+        assert "stands in a file named by --never" in str(refused.exception)
+    assert not (tmp_path / "data").exists()
