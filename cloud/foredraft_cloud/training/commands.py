@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -266,8 +267,16 @@ def made_folder(folder: Path) -> None:
 
 @contextmanager
 def terminating() -> Iterator[None]:
-    """Take a request to terminate for a Ctrl-C: a long run on a server is more often ended so."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Take a request to terminate for a Ctrl-C: a long run on a server is more often ended so.
+
+    Only the first one counts: ``timeout`` sends two, and the second would end what saves the work.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.default_int_handler(number, frame)
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:

@@ -26,7 +26,7 @@ from foredraft_cloud.training.collecting import (
     pick_among,
     top_scores,
 )
-from foredraft_cloud.training.commands import train
+from foredraft_cloud.training.commands import terminating, train
 from foredraft_cloud.training.distillation import distil
 from foredraft_cloud.training.drafts import DraftModel
 from foredraft_cloud.training.fitting import FitOptions, Progress, acceptance, fit
@@ -296,6 +296,20 @@ def test_stopping_leaves_an_artifact_that_can_be_used(
     artifact = load_artifact(out, "draft")
     artifact.check(model)
     assert artifact.facts["validation"]["tokens"] > 0
+
+
+def test_a_second_request_to_terminate_does_not_end_what_the_first_one_began() -> None:
+    saved = False
+    with terminating():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+            saved = True
+    assert saved
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
