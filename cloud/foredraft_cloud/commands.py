@@ -226,4 +226,9 @@ def serve(
     finally:
         watch.close()
         listening.close()
-    Console(stderr=True).print(f"stopped: {server.statistics}", soft_wrap=True, highlight=False)
+    done = server.statistics
+    Console(stderr=True).print(
+        f"stopped after {done.passes} passes: {done.committed} tokens, {done.accepted} of {done.drafted} drafted ones right.",
+        soft_wrap=True,
+        highlight=False,
+    )

@@ -148,6 +148,8 @@ class Screen:
         if self._column and self._console.is_terminal:
             self._console.print()
             self._column = 0
+        elif self._column:
+            self._notices.print()  # what is piped goes on in its line, and may end on the same screen
         self._notices.print(f"— {text} —", style="yellow", highlight=False, soft_wrap=True)
 
     def _print(self, event: TokenEvent) -> None:

@@ -95,7 +95,9 @@ def test_a_server_that_does_not_come_back() -> None:
 def test_a_pipe_gets_the_verified_text_alone(capsys: pytest.CaptureFixture[str]) -> None:
     events = [final(0, "one"), alone(1, " two"), alone(2, " for"), final(1, " two"), final(2, " three", revised=True)]
     assert shown(Stream(events), terminal=False) == "one two three\n"
-    assert "1 of 2 tokens held" in capsys.readouterr().err
+    assert capsys.readouterr().err == (
+        "\n— the server does not answer; going on alone, unverified —\n\n— the server is back; 1 of 2 tokens held —\n"
+    )
 
 
 def test_who_cannot_go_on_alone_is_told_that_nothing_comes() -> None:
