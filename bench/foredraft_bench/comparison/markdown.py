@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from . import programs
 from .document import CellResult, Report
 from .figures import Figures, Spread
-from .words import conditions_told, draft_told, number, own_skipped, planner_told, share, spread_told
+from .words import conditions_told, draft_told, lossless_told, number, own_skipped, planner_told, share, spread_told
 
 __all__ = ["as_markdown"]
 
@@ -53,10 +53,10 @@ def as_markdown(report: Report) -> str:
 def _verdict(report: Report) -> str:
     if report.differences:
         return "**Modes that must write the same did not:** " + "; ".join(each.described for each in report.differences)
-    lossless = [told.label for told in report.modes if told.lossless]
+    lossless = lossless_told(report)
     if not lossless:
         return "No mode was measured that must write the target's tokens."
-    return f"All of {', '.join(lossless)} wrote identical tokens in every cell and run."
+    return f"All of {lossless} wrote identical tokens in every cell and run."
 
 
 def _table(report: Report, cell: CellResult) -> str:

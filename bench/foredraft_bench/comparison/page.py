@@ -13,7 +13,7 @@ from . import programs
 from .document import BASELINE, CellResult, Report
 from .figures import Figures, Spread
 from .gallery import gallery
-from .words import conditions_told, draft_told, number, own_skipped, planner_told, share, spread_told
+from .words import conditions_told, draft_told, lossless_told, number, own_skipped, planner_told, share, spread_told
 
 __all__ = ["as_page", "write_page"]
 
@@ -22,7 +22,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #111; max-width: 1000px; mar
 h1 { font-size: 1.6em; line-height: 1.25; } h2 { margin-top: 2em; border-bottom: 1px solid #ccc; }
 h3 { margin-bottom: .3em; } figure { margin: 1em 0; } figcaption, .note { color: #444; font-size: .92em; }
 img { width: 100%; height: auto; } .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .86em; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; margin-bottom: 1em; font-size: .86em; font-variant-numeric: tabular-nums; }
 th, td { padding: .25em .55em; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
 th { vertical-align: bottom; white-space: normal; } th:first-child, td:first-child { text-align: left; }
 .best { font-weight: bold; } .wrong { background: #fbe3d6; padding: .6em 1em; } code { font-size: .9em; }
@@ -33,6 +33,8 @@ _COLUMNS = (
     "mode", "ms a token", "speed-up", "first token, ms", "gap p50, ms", "p95", "p99", "max", "fluidity", "fluid tokens/s",
     "accepted a round", "drafting hidden", "guesses right", "passes a token", "cloud ms a token", "bytes up", "bytes down",
 )  # fmt: skip
+_PACE = 10
+"""So many columns tell how fast tokens come; the others, what rounds did and what they cost, are a table of their own."""
 
 _DEFINITIONS = (
     ("ms a token", "From the first token's instant to the last one's, by the tokens after the first; all prompts of a run "
@@ -103,9 +105,9 @@ def _summary(report: Report) -> str:
         f'<p class="wrong">Modes that must write the same did not: {escape(each.described)}.</p>'
         for each in report.differences
     ]
-    labels = [mode.label for mode in report.modes if mode.lossless]
+    labels = lossless_told(report)
     if labels and not report.differences:
-        told.append(f"<p>{escape(', '.join(labels))} wrote <strong>identical tokens</strong> in every run.</p>")
+        told.append(f"<p>{escape(labels)} wrote <strong>identical tokens</strong> in every run.</p>")
     if draft := draft_told(report.set_up):
         told.append(f'<p class="note">{escape(draft)}</p>')
     rows = []
@@ -147,7 +149,8 @@ def _cell(report: Report, cell: CellResult) -> str:
     told = [
         f"<h3>{escape(cell.title)}</h3>",
         f'<p class="note">{escape(cell.described)}; {conditions_told(cell)}.</p>',
-        _html_table(_COLUMNS, rows),
+        _html_table(_COLUMNS[:_PACE], [row[:_PACE] for row in rows]),
+        _html_table(_COLUMNS[:1] + _COLUMNS[_PACE:], [row[:1] + row[_PACE:] for row in rows]),
     ]
     notes = [f"{report.label(name)} was left out: {reason}." for name, reason in own_skipped(report, cell)]
     if cell.peak_memory_mib:
@@ -229,8 +232,9 @@ def _cores(cores: Sequence[int]) -> str:
 
 
 def _html_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, wrap_last: bool = False) -> str:
-    top = "".join(f"<th>{escape(head)}</th>" for head in heads)
     style = ' style="text-align: left; white-space: normal"' if wrap_last else ""
+    *before, end = heads
+    top = "".join(f"<th>{escape(head)}</th>" for head in before) + f"<th{style}>{escape(end)}</th>"
     lines = []
     for row in rows:
         *first, last = row

@@ -5,7 +5,16 @@ from __future__ import annotations
 from .document import BASELINE, CellResult, Report, SetUp
 from .figures import Spread
 
-__all__ = ["conditions_told", "draft_told", "number", "own_skipped", "planner_told", "share", "spread_told"]
+__all__ = [
+    "conditions_told",
+    "draft_told",
+    "lossless_told",
+    "number",
+    "own_skipped",
+    "planner_told",
+    "share",
+    "spread_told",
+]
 
 
 def number(value: float | None, digits: int) -> str:
@@ -26,6 +35,12 @@ def spread_told(spread: Spread | None, digits: int) -> str:
     if spread.lowest == spread.highest:
         return told
     return f"{told} ({spread.lowest:.{digits}f} to {spread.highest:.{digits}f})"
+
+
+def lossless_told(report: Report) -> str:
+    """The modes that wrote anything and must all have written the same; empty without one."""
+    wrote = {name for cell in report.cells for name in cell.samples}
+    return ", ".join(mode.label for mode in report.modes if mode.lossless and mode.name in wrote)
 
 
 def conditions_told(cell: CellResult) -> str:

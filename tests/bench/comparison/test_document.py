@@ -16,6 +16,7 @@ from foredraft_bench.comparison.figures import Spread
 from foredraft_bench.comparison.gallery import gallery
 from foredraft_bench.comparison.markdown import as_markdown
 from foredraft_bench.comparison.page import as_page, write_page
+from foredraft_bench.comparison.pictures import svg
 from foredraft_bench.comparison.pictures.speed import break_even_ms
 from foredraft_bench.comparison.reliability import HintSeen
 from foredraft_shared.errors import UsageError
@@ -174,6 +175,24 @@ def test_every_picture_has_units_and_says_what_it_shows(report: Report) -> None:
         words = [text.get_text() for text in piece.picture.findobj() if hasattr(text, "get_text")]
         assert any(re.search(r"\bms\b|probability|tokens", word) for word in words), piece.name
         assert piece.told.endswith(".")
+
+
+def test_letters_are_drawn_as_large_as_the_room_that_is_left_for_them(report: Report) -> None:
+    """Outlines are kept in 64ths and scaled down by that; a rounded scale makes small letters with wide gaps."""
+    for piece in gallery(report):
+        if piece.picture is not None:
+            drawn = svg(piece.picture)
+            assert b"scale(0.015625)" in drawn
+            assert not re.search(rb"scale\(0\.01\)", drawn)
+
+
+def test_a_mode_that_wrote_nothing_is_not_said_to_have_written_the_same(report: Report) -> None:
+    for cell in report.cells:
+        cell.samples.pop("waiting", None)
+    for text in (as_page(report), as_markdown(report)):
+        (sentence,) = (line for line in text.splitlines() if "identical tokens" in line)
+        assert "waiting" not in sentence
+        assert "drafting ahead" in sentence
 
 
 def even(value: float) -> Spread:

@@ -62,7 +62,8 @@ _OTHERS = (
     Look(VERMILION, "H", ":"), Look(PURPLE, ">", "--"), Look(ORANGE, "h", ":"), Look(SKY, "p", "-"),
 )  # fmt: skip
 
-_DECIMALS = re.compile(rb"(\d\.\d\d)\d+")
+_DECIMALS = re.compile(rb"(?<!scale\()(\d\.\d\d)\d+")
+"""More than a hundredth of a point, but for the scale of the letters, which would shrink."""
 
 CAUSES = {
     "limit_ms": ("the target's passes: the limit", BLUE, ""),
