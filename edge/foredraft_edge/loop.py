@@ -299,7 +299,7 @@ class RoundLoop:
     def _wants_reading(self) -> bool:
         """Whether the drafter should read before it drafts: while the cloud writes anything, else what takes long."""
         drafting = self._drafting
-        if drafting is None or self._deadlines.left_ms <= _READING_MS:
+        if drafting is None or self._deadlines.left_ms <= drafting.path.piece_ms(_READING_MS):
             return False
         path = drafting.path
         if self._writing is None:

@@ -34,6 +34,12 @@ class ReadingPace:
         more = max(0.0, budget_ms - self._pass_ms, self._pass_ms) / self._token_ms
         return max(1, min(1 + int(more), self._longest, _LONGEST_PIECE))
 
+    def piece_ms(self, budget_ms: float) -> float:
+        """What the next piece will take, as far as is known."""
+        if self._pass_ms is None:
+            return budget_ms
+        return self._pass_ms + (self.piece(budget_ms) - 1) * self._token_ms
+
     def along_ms(self, tokens: int) -> float:
         """What so many tokens add to a pass that is made anyway."""
         return tokens * self._token_ms

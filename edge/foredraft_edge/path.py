@@ -95,6 +95,10 @@ class Path:
         """What reading them along adds to the next token's time."""
         return self._pace.along_ms(self.unread)
 
+    def piece_ms(self, budget_ms: float) -> float:
+        """What :meth:`read` will take, as far as is known."""
+        return self._pace.piece_ms(budget_ms)
+
     def read(self, budget_ms: float) -> int:
         """Let the drafter read a piece, which takes about ``budget_ms`` or twice a pass; returns the nanoseconds it took.
 

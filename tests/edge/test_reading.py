@@ -70,12 +70,13 @@ def test_a_long_text_is_read_in_pieces_that_are_short_but_not_made_of_passes(pas
 
 def test_what_a_pass_takes_is_not_taken_for_the_time_of_its_tokens() -> None:
     pace = ReadingPace()
-    assert pace.piece(BUDGET_MS) == 1  # to tell the two apart
+    assert (pace.piece(BUDGET_MS), pace.piece_ms(BUDGET_MS)) == (1, BUDGET_MS)  # to tell the two apart
     pace.took(1, 16.0)
     for _ in range(5):
         tokens = pace.piece(BUDGET_MS)
         pace.took(tokens, 14.0 + 2.0 * tokens)
     assert pace.piece(BUDGET_MS) == 9
+    assert pace.piece_ms(BUDGET_MS) == pytest.approx(32.0)
     assert pace.along_ms(10) == pytest.approx(20.0)
 
 
@@ -110,6 +111,24 @@ def test_a_device_that_lets_the_cloud_write_can_go_on_alone_at_any_moment(prompt
     assert drafted_at - cut_at < 0.7 + 110 * (PASS_S + 2 * TOKEN_S)  # the last one, too, is told when it is there
     transport.heal()
     assert writer.write() == continuation(tokens, GREEDY, 300)
+
+
+def test_nothing_is_read_that_would_take_a_step_beyond_its_deadline() -> None:
+    world = World(pass_s=0.02, faults=Faults(delay_s=(0.001, 0.001)))
+    drafter = ReadingDrafter(world.clock, 0.03)
+    writer = world.writer(
+        tuple(index % 60 for index in range(400)), GREEDY, drafter, FixedPlanner(3), max_tokens=40,
+        options=LoopOptions(on_disconnect="edge"),
+    )  # fmt: skip
+    latest = 0.0
+    for step in range(60):
+        due = world.clock.now() + 0.1 + 0.001 * step
+        writer.loop.step(2**31, round(due * 1e9))
+        while writer.step() and writer.commits[-1][1].tokens:
+            pass  # until it is told that the time is over
+        latest = max(latest, world.clock.now() - due)
+    assert drafter.cached > 400
+    assert latest <= 0.02
 
 
 def test_nobody_reads_for_a_caller_who_waits_anyway() -> None:
