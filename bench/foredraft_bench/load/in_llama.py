@@ -75,17 +75,17 @@ class InLlama:
         self._batch = llama_cpp.llama_batch_init(self._room, 0, 1)
 
     def tokens_per_second(self, texts: Sequence[KnownText], sessions: int, seconds: float) -> float:
-        """Of so many texts at once, one begun where one ends, for at least so long; prompts are read in that time, too."""
+        """Of whole texts, so many at once, one begun where one ends, for at least so long; prompts are read in that time, too."""
         pin(0, self._cores.cloud)
         try:
-            self._write(texts, sessions, 0.0)
+            self._write(texts, sessions, 0.0, whole=False)
             began = time.perf_counter()
             written = self._write(texts, sessions, seconds)
             return written / (time.perf_counter() - began)
         finally:
             pin(0, self._cores.edge)
 
-    def _write(self, texts: Sequence[KnownText], sessions: int, seconds: float) -> int:
+    def _write(self, texts: Sequence[KnownText], sessions: int, seconds: float, *, whole: bool = True) -> int:
         llama = self._llama
         memory = llama.llama_get_memory(self._context)
         llama.llama_memory_clear(memory, False)
@@ -94,13 +94,16 @@ class InLlama:
         while True:
             seated = self._pass(seats)
             total += len(seated)
-            if time.perf_counter() - began >= seconds:
+            if not whole:
                 return total
-            for seat in seated:
-                if seat.written == texts[0].max_tokens:
-                    llama.llama_memory_seq_rm(memory, seat.sequence, -1, -1)
-                    seat.fresh, seat.length, seat.written = texts[begun % len(texts)].prompt, 0, 0
-                    begun += 1
+            ended = [seat for seat in seated if seat.written == texts[0].max_tokens]
+            for seat in ended:
+                llama.llama_memory_seq_rm(memory, seat.sequence, -1, -1)
+                seat.fresh, seat.length, seat.written = texts[begun % len(texts)].prompt, 0, 0
+                begun += 1
+            # Stopped in the middle, more prompts than their share would have been read.
+            if ended and begun % sessions == 0 and time.perf_counter() - began >= seconds:
+                return total
 
     def _pass(self, seats: Sequence[_Seat]) -> list[_Seat]:
         """One token for each of those that fit."""
