@@ -42,6 +42,7 @@ _STALLED_TIMEOUTS = 10
 """A server that answers pings but no rounds is waited for so many times longer than one that is silent."""
 
 
+_PONG_NS = 1_000_000_000
 _FEW = 3
 """Samples that a round trip is worth when a pong tells of it."""
 
@@ -146,6 +147,11 @@ class Conversation:
         self._asked_ns = self.clock_ns()
         with suppress(LinkLost):
             self.link.send_ping(self._nonce)
+
+    @property
+    def measuring(self) -> bool:
+        """A pong is awaited; whoever computes meanwhile would make it late. Not for long: it may be lost."""
+        return self._asked_ns is not None and self.clock_ns() - self._asked_ns < _PONG_NS
 
     def ponged(self, pong: Pong, now_ns: int) -> None:
         """A pong came: a sample of the round trip, if it was asked for to be one."""

@@ -304,7 +304,7 @@ class RoundLoop:
         path = drafting.path
         if self._writing is None:
             follows = self.plan.tokens is not None or self._planner.curious or self._options.on_disconnect == "edge"
-            return follows and path.unread > 0
+            return follows and path.unread > 0 and not self._conversation.measuring
         if not self._alone and drafting.complete:
             return False  # nothing will be drafted: a length of 0 is one remote call a token
         return path.reading_ms > _READING_MS  # less is read along with the next token, in one pass
@@ -320,7 +320,7 @@ class RoundLoop:
     def _wants_token(self) -> bool:
         path, drafting = self._writing, self._drafting
         if path is None and self._shadow is not None and self.plan.mode == "cloud":
-            return self._shadow.wants_token
+            return self._shadow.wants_token and not self._conversation.measuring
         if path is None or drafting is None or path.exhausted or len(path.tokens) >= self._limit:
             return False
         if self._deadlines.left_ms < path.reading_ms + self._planner.measured.draft_ms.value:

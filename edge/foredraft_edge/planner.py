@@ -126,6 +126,8 @@ class AdaptivePlanner(Measuring):
     _STALL = 2.0
     """Rounds' worth of time that a commit counts for at most, if the one before it took less: a machine or link that stands
     still for a moment says nothing about the mode, and would have stopped the cloud's stream, too."""
+    _FREEZE = 4.0
+    """Passes that a token of the cloud's stream counts for at most, for the same reason."""
     _FASTER = 0.9
     """Of the cloud's own tokens as measured: what a pass over a draft must take less than to be believed instead."""
     _PRIOR_WEIGHT = 3.0
@@ -175,9 +177,13 @@ class AdaptivePlanner(Measuring):
         """Tokens of the cloud's since a drafted token was last judged."""
         self._between_ms = Estimate(0.0, 32.0)
         """Between two tokens of the cloud's, beside its passes."""
+        self._beside = False
+        """Whether a token was drafted since the last verdict: on one machine that makes the cloud's own slower."""
         self._streamed_ms: float | None = None
         """The last pass, if it was in a stream that goes on."""
         self._mode: Mode = ""
+        self._contradicted = 0
+        """Trials' worth of time that the formula is not heard for when rounds speak against it again."""
         self._why = ""
         """What ended speculation in this text."""
         self._best: int | None = None
@@ -267,7 +273,7 @@ class AdaptivePlanner(Measuring):
         if not decode.samples:
             return verify.value
         sure = verify.samples >= self._SOME and verify.value < self._FASTER * decode.value
-        return verify.value if sure else decode.value + self._between_ms.value
+        return verify.value if sure else decode.value + max(0.0, self._between_ms.value)
 
     def _round_ms(self) -> float:
         """A round that comes to nothing."""
@@ -284,6 +290,8 @@ class AdaptivePlanner(Measuring):
         if not self._switch:
             return Plan("speculate", "the caller asked for speculation")
         if written <= self._written and (written == 0 or written < self._written):
+            if self._mode == "speculate":
+                self._contradicted = 0
             self._mode = self._why = ""  # another text
             self._lost_ms = 0.0
         self._written = written
@@ -311,8 +319,11 @@ class AdaptivePlanner(Measuring):
                 return Plan("speculate", told)
             self._why = f"; {self._lost_ms:.0f} ms were lost with drafts"
             self._lost_ms = 0.0
-            if saved_ms > 0.0:  # the formula says otherwise: it is not heard for as long as another trial must wait
-                self._spare_ms = min(self._spare_ms, 0.0) - self._trial_ms()
+            if (
+                saved_ms > 0.0
+            ):  # the formula says otherwise: once is bad luck, then it is not heard for longer each time
+                self._spare_ms = min(self._spare_ms, 0.0) - self._contradicted * self._trial_ms()
+                self._contradicted = 2 * self._contradicted + 1
         elif saved_ms > 0.0 and self._spare_ms >= 0.0:
             return Plan("speculate", told)
         elif self._worth_trying(alone_ms, left):
@@ -375,9 +386,16 @@ class AdaptivePlanner(Measuring):
             self._took_ms, self._foretold_ms = took_ms / 2.0, foretold_ms / 2.0
 
     def answered(self, *, rtt_ms: float | None, computed_ms: float, drafted: int) -> None:
-        super().answered(rtt_ms=rtt_ms, computed_ms=computed_ms, drafted=drafted)
-        self._streamed_ms = computed_ms if rtt_ms is None and not drafted else None
+        streamed = rtt_ms is None and not drafted
+        if not (streamed and self._beside and self.measured.decode_ms.samples):
+            super().answered(rtt_ms=rtt_ms, computed_ms=computed_ms, drafted=drafted)
+        self._streamed_ms = computed_ms if streamed and not self._beside else None
+        self._beside = False
         self._best = None
+
+    def drafted(self, elapsed_ms: float) -> None:
+        super().drafted(elapsed_ms)
+        self._beside = True
 
     def judged(self, probabilities: Sequence[float], accepted: int, rejected: bool) -> None:
         super().judged(probabilities, accepted, rejected)
@@ -389,8 +407,10 @@ class AdaptivePlanner(Measuring):
         super().progressed(tokens, elapsed_ms, mode)
         self._spare_ms = min(self._spare_ms + self._SHARE * elapsed_ms, 2.0 * self._trial_ms())
         if mode != "speculate":
-            if self._streamed_ms is not None and elapsed_ms < self._STALL * self._alone_ms():
-                self._between_ms.add(elapsed_ms - self._streamed_ms)
+            if (
+                self._streamed_ms is not None
+            ):  # jitter makes gaps of nothing and long ones: only their mean says anything
+                self._between_ms.add(min(elapsed_ms, self._FREEZE * self._streamed_ms) - self._streamed_ms)
             self._unlooked += tokens
             if self._unlooked >= self._AGE:
                 self._unlooked = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import statistics
 
 import pytest
@@ -157,8 +158,8 @@ def test_what_the_draft_is_worth_is_seen_while_the_cloud_writes():
     )
     assert [decision.mode for decision in run.decisions] == ["cloud"]
     seen = planner.measured.acceptance
-    assert seen.samples == 23, "all but the last, behind which nobody drafts"
-    assert seen.value == pytest.approx(statistics.mean(skill(position)[0] for position in range(1, 24)))
+    assert 20 <= seen.samples <= 23, "all but the last, and those in whose time a pong was awaited"
+    assert seen.value == pytest.approx(statistics.mean(skill(position)[0] for position in range(1, 24)), abs=0.05)
     assert planner.measured.draft_ms.value == pytest.approx(2.0)
 
 
@@ -231,3 +232,30 @@ def test_a_token_of_the_cloud_is_never_believed_to_take_longer_than_a_pass_over_
         planner.judged([0.5, 0.5], 1, True)
         planner.drafted(30.0)
     assert "the cloud alone 42.0" in planner.plan(60, 200).reason
+
+
+def streamed(planner: AdaptivePlanner, gaps_ms: list[float], *, beside: bool = False) -> str:
+    """What the planner says after a stream of passes of 10 ms that came in such gaps."""
+    for gap_ms in gaps_ms:
+        if beside:
+            planner.drafted(9.0)
+        planner.answered(rtt_ms=None, computed_ms=10.0, drafted=0)
+        planner.progressed(1, gap_ms, "cloud")
+    return planner.plan(0, 64).reason
+
+
+def test_tokens_that_jitter_bunches_do_not_make_the_cloud_look_fast():
+    planner = told(draft_ms=10.0, rtt_ms=50.0, verify_ms=12.0, acceptance=0.8)
+    assert re.search(r"the cloud alone 1[01]\.", streamed(planner, [0.0, 21.0, 1.0, 22.0] * 50))
+
+
+def test_a_stall_of_the_cloud_s_stream_counts_little():
+    planner = told(draft_ms=10.0, rtt_ms=50.0, verify_ms=12.0, acceptance=0.8)
+    assert re.search(r"the cloud alone 1[0-2]\.", streamed(planner, [10.5] * 90 + [900.0] + [10.5] * 9))
+
+
+def test_what_the_cloud_takes_while_the_device_drafts_beside_it_is_not_held_against_it():
+    planner = told(draft_ms=10.0, rtt_ms=50.0, verify_ms=12.0, acceptance=0.8)
+    before = streamed(planner, [10.5] * 100).partition("the cloud alone")[2]
+    assert streamed(planner, [15.0] * 60, beside=True).partition("the cloud alone")[2] == before
+    assert streamed(planner, [15.0] * 100).partition("the cloud alone")[2] != before
