@@ -71,9 +71,7 @@ class Settings:
         }
 
 
-_STAND_IN = (
-    "The draft is the same model; float32 stands for a target that takes longer. --dtype bfloat16: as it is served."
-)
+_STAND_IN = "as slow as one larger than its draft; as served: --dtype bfloat16"
 
 
 def demo(
