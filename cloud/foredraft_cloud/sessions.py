@@ -122,9 +122,7 @@ class Session:
         return epoch < self.ledger.epoch or (epoch == self.ledger.epoch and peer != self.peer)
 
     def receive(self, request: Draft | Decode, now_us: int) -> Iterable[Verdict | Resync]:
-        """Take a round in; yields answers that need no model."""
-        if request.epoch != self.ledger.epoch:
-            return
+        """Take a round of the present epoch in; yields answers that need no model."""
         if self.round is not None and self.round.request.round == request.round:
             return  # it is being worked on: its verdict is on the way
         relation = self.ledger.relation(request)

@@ -289,7 +289,7 @@ class AdaptivePlanner(Measuring):
     def plan(self, written: int, left: int) -> Plan:
         if not self._switch:
             return Plan("speculate", "the caller asked for speculation")
-        if written <= self._written and (written == 0 or written < self._written):
+        if written == 0 or written < self._written:
             if self._mode == "speculate":
                 self._contradicted = 0
             self._mode = self._why = ""  # another text

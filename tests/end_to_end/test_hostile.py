@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from typing import Any
 import pytest
 import structlog
 from bystander import Bystander
+from own_process import run_script
 from secured_world import Secured, secured
 
 from foredraft_cloud.engine import EngineOptions
@@ -260,14 +259,6 @@ print("alive after", listener.counters.dropped)
 
 def test_a_flood_and_a_reset_do_not_end_a_server_that_is_slow_to_read() -> None:
     """Libzmq 4.3.5 aborts the process where its receive queue is full: see docs/protocol.md. In a process of its own."""
-    folders = [str(Path(__file__).parents[1]), *filter(None, sys.path)]
-    done = subprocess.run(
-        [sys.executable, "-c", FLOODED],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
+    done = run_script(FLOODED)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("alive after")

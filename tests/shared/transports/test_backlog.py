@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from own_process import run_script
 
 from foredraft_shared.clock import ManualClock
 from foredraft_shared.transports.backlog import MAX_BACKLOG_BYTES, Backlog, resident_bytes
@@ -94,14 +90,6 @@ print(max(looks) - before < 3 * limit, heard is not None)
 
 @pytest.mark.skipif(not resident_bytes(), reason="this system does not tell what a process takes")
 def test_a_starved_server_does_not_grow_without_end() -> None:
-    folders = filter(None, [str(Path(__file__).parents[2]), *sys.path])
-    done = subprocess.run(
-        [sys.executable, "-c", FLOODED],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
+    done = run_script(FLOODED)
     assert (done.returncode, done.stdout) == (0, "True True\n"), done.stderr
     assert "more comes than is read" in done.stderr
