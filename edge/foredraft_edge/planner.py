@@ -319,9 +319,8 @@ class AdaptivePlanner(Measuring):
                 return Plan("speculate", told)
             self._why = f"; {self._lost_ms:.0f} ms were lost with drafts"
             self._lost_ms = 0.0
-            if (
-                saved_ms > 0.0
-            ):  # the formula says otherwise: once is bad luck, then it is not heard for longer each time
+            # The formula says otherwise: once is bad luck, then it is not heard for longer each time.
+            if saved_ms > 0.0:
                 self._spare_ms = min(self._spare_ms, 0.0) - self._contradicted * self._trial_ms()
                 self._contradicted = 2 * self._contradicted + 1
         elif saved_ms > 0.0 and self._spare_ms >= 0.0:
@@ -407,9 +406,8 @@ class AdaptivePlanner(Measuring):
         super().progressed(tokens, elapsed_ms, mode)
         self._spare_ms = min(self._spare_ms + self._SHARE * elapsed_ms, 2.0 * self._trial_ms())
         if mode != "speculate":
-            if (
-                self._streamed_ms is not None
-            ):  # jitter makes gaps of nothing and long ones: only their mean says anything
+            # Jitter makes gaps of nothing and long ones: only their mean says anything.
+            if self._streamed_ms is not None:
                 self._between_ms.add(min(elapsed_ms, self._FREEZE * self._streamed_ms) - self._streamed_ms)
             self._unlooked += tokens
             if self._unlooked >= self._AGE:
