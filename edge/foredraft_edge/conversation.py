@@ -143,10 +143,8 @@ class Conversation:
 
     def measure(self) -> None:
         """Ask for a pong, to know the round trip where no round will tell it."""
-        self._nonce += 1
         self._asked_ns = self.clock_ns()
-        with suppress(LinkLost):
-            self.link.send_ping(self._nonce)
+        self._ping()
 
     @property
     def measuring(self) -> bool:
@@ -218,10 +216,8 @@ class Conversation:
             elif action == "reconnect":
                 self.link.reconnect()
             else:
-                self._nonce += 1
                 self._asked_ns = None
-                with suppress(LinkLost):
-                    self.link.send_ping(self._nonce)
+                self._ping()
         if self.watch.state is SessionState.EDGE_ONLY and self.on_disconnect == "fail":
             raise self._loss("does not answer")
         silent_s, stalled_s = ((now_ns - since) / 1e9 for since in (self.watch.heard_ns, self.watch.answered_ns))
@@ -235,6 +231,11 @@ class Conversation:
         return None
 
     # --- inside
+
+    def _ping(self) -> None:
+        self._nonce += 1
+        with suppress(LinkLost):
+            self.link.send_ping(self._nonce)
 
     def _send(self, message: Open | Resume | Draft | Decode, flight: Flight | None = None) -> None:
         counters = self.link.transport.counters
