@@ -30,7 +30,9 @@ __all__ = ["exits"]
 
 
 def exits(
-    data: Annotated[Path | None, typer.Option(help="Folder made by `foredraft train collect`.")] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Folder made by `foredraft train collect`. Repeatable.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The artifact to write, FILE.safetensors; finished exits in it are kept.")
     ] = None,
@@ -71,7 +73,7 @@ def exits(
     if where:
         _where(out, target, offline, draft_ms, verify_ms, rtt, acceptance)
         return
-    if data is None or out is None:
+    if not data or out is None:
         raise UsageError("give --data and --out; or --where to be told which layers are worth it.")
     check_artifact(out, "serve --heads")
     import torch
@@ -86,7 +88,7 @@ def exits(
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     model = open_model(target, offline=offline)
-    texts = read_texts(data, model)
+    texts = [text for folder in data for text in read_texts(folder, model)]
     options = ExitOptions(
         tuple(sorted(set(layer_numbers(layers)))),
         kind=head,

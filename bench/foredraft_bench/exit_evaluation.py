@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from foredraft_cloud.decoder import DecoderPass, DecoderTarget
-from foredraft_cloud.foresight import TRUST, trust_after
+from foredraft_cloud.foresight import Trust
 from foredraft_cloud.target import Logits, Run
 from foredraft_cloud.training.verdicts import Hinted, quality
 from foredraft_edge.drafters import Drafter, follow
@@ -100,7 +100,7 @@ def _rounds(
     if start > 1:
         target.verify([Run(slot, tuple(text[: start - 1]), 0)], exits=False).step()
     outcomes = []
-    position, trust = start, TRUST
+    position, trust = start, Trust()
     while position < len(text):
         follow(drafter, text[:position])
         draft = [proposal.token for proposal in drafter.draft(drafted, params)]
@@ -110,12 +110,12 @@ def _rounds(
         for layer in target.exits[:-1]:
             view = forward.step().logits[0]
             assert view is not None
-            hints[layer] = _expected(view, draft, params, position, stop, trust)
+            hints[layer] = _expected(view, draft, params, position, stop, trust.share)
         final = forward.step().logits[0]
         assert final is not None
         accepted, token = _walk(lambda row, _: final.pick(row, params, position + row), draft, stop)  # noqa: B023
         outcomes.append({layer: Hinted(sure, (accepted, token) == said) for layer, (said, sure) in hints.items()})
-        trust = trust_after(trust, len(draft), accepted)
+        trust.learn(len(draft), accepted)
         position += accepted + 1
         target.keep(slot, min(slot.length, position - 1))
     target.release(slot)
@@ -173,7 +173,7 @@ def head_costs(target: DecoderTarget, prompt: Sequence[TokenId], rows: int, time
                 view = forward.step().logits[0]
                 assert view is not None
                 for row, token in enumerate([*run.tokens[1:], None]):
-                    view.foresee(row, token, SamplingParams(), length + row, TRUST)
+                    view.foresee(row, token, SamplingParams(), length + row, Trust().share)
             forward.step()
             taken[layer].append(time.perf_counter() - began)
             target.keep(slot, length)

@@ -30,21 +30,31 @@ from foredraft_shared.sampling import gumbel
 
 from .calibration import Logistic
 
-__all__ = ["TRUST", "Evidence", "Foresight", "evidence", "trust_after"]
+__all__ = ["Evidence", "Foresight", "Trust", "evidence"]
 
-TRUST = 0.7
-"""Of a device whose drafts nobody has seen yet."""
 _TRUST_RATE = 0.06
 _CONSIDERED = 64
 _FARTHEST = 12.0
 """Nats: no margin is worth more."""
 
 
-def trust_after(trust: float, drafted: int, accepted: int) -> float:
-    """How often a drafted token stands, now that of ``drafted`` ones the first ``accepted`` did."""
-    for index in range(min(drafted, accepted + 1)):
-        trust += _TRUST_RATE * ((index < accepted) - trust)
-    return trust
+@dataclass(slots=True)
+class Trust:
+    """How often the drafted tokens of a device have stood lately.
+
+    The mean of those seen, and of a few imagined ones, until it is one that forgets: a good draft is known after a dozen
+    tokens.
+    """
+
+    share: float = 0.7
+    """In [0, 1]; of a device whose drafts nobody has seen yet, a guess."""
+    _weight: float = 3.0
+
+    def learn(self, drafted: int, accepted: int) -> None:
+        """Of ``drafted`` tokens the first ``accepted`` stood; those behind the first that did not were never judged."""
+        for index in range(min(drafted, accepted + 1)):
+            self._weight = min(self._weight + 1.0, 1.0 / _TRUST_RATE)
+            self.share += ((index < accepted) - self.share) / self._weight
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ class Part:
 
     def _foresee(self, logits: Logits, row: int, position: Position) -> tuple[TokenId, float]:
         offered = self._drafted[row] if row < len(self._drafted) else None
-        return logits.foresee(row, offered, self.session.sampling, position, self.session.trust)
+        return logits.foresee(row, offered, self.session.sampling, position, self.session.trust.share)
 
     def drop(self, logits: Logits, sure: float) -> None:
         """Let nothing matter behind the first drafted token in whose place this exit is so sure of another.

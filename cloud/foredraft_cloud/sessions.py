@@ -26,7 +26,7 @@ from foredraft_shared.messages import (
     Verdict,
 )
 
-from .foresight import TRUST, trust_after
+from .foresight import Trust
 from .rhythm import Rhythm
 from .target import Run, Slot
 
@@ -97,8 +97,7 @@ class Session:
         self.round: Round | None = None
         self._ahead: dict[int, Round] = {}
         self._dropped_round = 0
-        self.trust = TRUST
-        """How often its device's drafted tokens have stood lately, in (0, 1)."""
+        self.trust = Trust()
         self.heard_us = 0
         """When its device last said something about it."""
         self.admitted = 0
@@ -241,9 +240,8 @@ class Session:
                 self.ledger.extend(round_.draft[before - round_.request.base :][:rows])
                 return
             verdict = judged
-            self.trust = trust_after(
-                self.trust, len(round_.draft) - round_.request.forced, verdict.accepted - round_.request.forced
-            )
+            forced = round_.request.forced
+            self.trust.learn(len(round_.draft) - forced, verdict.accepted - forced)
             tokens = (*round_.request.tokens[: verdict.accepted], verdict.token)[before - round_.request.base :]
         self.ledger.extend(tokens)
         queued_us = max(0, now_us - round_.arrived_us - round_.computed_us)

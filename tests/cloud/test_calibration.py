@@ -14,7 +14,7 @@ from foredraft_cloud.calibration import (
     fit_logistic,
     reliability,
 )
-from foredraft_cloud.foresight import TRUST, trust_after
+from foredraft_cloud.foresight import Trust
 
 
 def test_the_regression_finds_the_odds_that_made_the_data() -> None:
@@ -72,10 +72,21 @@ def test_a_regression_survives_json_and_a_broken_one_is_noticed() -> None:
 
 
 def test_trust_follows_a_device_and_stays_open_to_change() -> None:
-    trust = TRUST
+    trust = Trust()
     for _ in range(200):
-        trust = trust_after(trust, 4, 4)
-    assert 0.99 < trust <= 1.0
-    assert trust_after(trust, 4, 0) < trust
-    assert trust_after(0.5, 0, 0) == 0.5
-    assert trust_after(0.5, 4, 0) == pytest.approx(0.5 - 0.06 * 0.5), "only the first that failed was judged"
+        trust.learn(4, 4)
+    assert 0.99 < trust.share <= 1.0
+    trust.learn(4, 0)
+    assert trust.share == pytest.approx(1.0 - 0.06, abs=0.01), "only the first that failed was judged"
+    before = trust.share
+    trust.learn(0, 0)
+    assert trust.share == before
+
+
+def test_a_good_draft_and_a_poor_one_are_told_apart_after_a_dozen_tokens() -> None:
+    good, poor = Trust(), Trust()
+    for _ in range(3):
+        good.learn(4, 4)
+        poor.learn(4, 1)
+    assert good.share > 0.93
+    assert poor.share < 0.6

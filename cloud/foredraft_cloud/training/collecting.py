@@ -35,11 +35,11 @@ QUICK_ATTENTION = AttentionShape(4, 128, products=True)
 class CollectOptions:
     tokens: int
     """Answered tokens wanted in the folder, those of earlier runs included."""
-    slots: int = 48
+    slots: int = 64
     """Texts written at a time."""
     answer: int = 256
     """Longest answer, in tokens."""
-    question: int = 120
+    question: int = 200
     """Longest question that the target may invent, in tokens."""
     kept: int = 16
     """Log-probabilities stored for each token."""
@@ -93,7 +93,9 @@ def collect(
                 request = prompts.next()
                 if request is None:
                     break
-                live.append(_Writing(request, target.open(), list(request.tokens)))
+                slot = target.open()
+                target.pages.adopt(slot, request.tokens)  # of its twin, its first turn, or its own invention
+                live.append(_Writing(request, slot, list(request.tokens)))
             if not live:
                 break
             runs = [Run(each.slot, tuple(each.tokens[each.slot.length :]), 1) for each in live]
@@ -118,8 +120,8 @@ def collect(
                     made += each.written
                     mean += 0.05 * (each.written - mean)
                     prompts.answered(request, tokenizer.decode(said))
-                elif token in stop:
-                    prompts.invented(tokenizer.decode(said))
+                else:
+                    prompts.invented(request, tokenizer.decode(said), token in stop)
             live = going
             report(made + sum(each.written for each in live if each.request.messages))
     finally:
@@ -153,16 +155,16 @@ def top_scores(logits: tuple[object, ...], count: int) -> tuple[NDArray[np.int64
     Returns:
         ids [runs, count], natural logarithms [runs, count] at temperature 1.
     """
-    rows = []
+    ids, logs = [], []
     for run in logits:
         assert isinstance(run, RunLogits)
         ((view, row),) = run.rows
         assert isinstance(view, FullLogits)
-        rows.append(view.scores[row])
-    scores = torch.stack(rows).float()
-    top = scores.topk(min(count, scores.shape[1]))
-    logs = top.values - scores.logsumexp(1, keepdim=True)
-    return top.indices.cpu().numpy(), logs.cpu().numpy()
+        scores = view.scores[row].float()  # a row fits the processor's cache
+        top = scores.topk(min(count, len(scores)))
+        ids.append(top.indices)
+        logs.append(top.values - scores.logsumexp(0))
+    return torch.stack(ids).cpu().numpy(), torch.stack(logs).cpu().numpy()
 
 
 def pick_among(

@@ -58,7 +58,11 @@ def collect_command(
     invented: Annotated[
         float, typer.Option(min=0.0, max=0.95, help="Share of questions that the target makes up itself.")
     ] = 0.5,
-    slots: Annotated[int, typer.Option(min=1, help="Texts written at a time.")] = 48,
+    openings: Annotated[
+        Path | None,
+        typer.Option(help="How half of these begin, one a line; by default many kinds of English questions."),
+    ] = None,
+    slots: Annotated[int, typer.Option(min=1, help="Texts written at a time.")] = 64,
     answer: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 256,
     longest: Annotated[int, typer.Option(min=1, help="Longest prompt in tokens; longer ones are passed over.")] = 300,
     shard: Annotated[int, typer.Option(min=1, help="Answered tokens of a file.")] = 20_000,
@@ -75,10 +79,12 @@ def collect_command(
 
     from ..decoder import load_target
     from .collecting import QUICK_ATTENTION, CollectOptions, collect
+    from .openings import OPENINGS, read_openings
     from .prompts import Prompts, excluded_hashes, prompt_hash, read_prompts
     from .shards import Shards
 
     questions, excluded = read_prompts(prompts), excluded_hashes(never or [])
+    begun = OPENINGS if openings is None else read_openings(openings)
     if excluded.issuperset(map(prompt_hash, questions)):
         raise UsageError(f"every prompt in {prompts} stands in a file named by --never; give other prompts.")
     made_folder(out)
@@ -91,12 +97,14 @@ def collect_command(
         done=shards.done,
         longest=longest,
         invented=invented,
+        openings=begun,
         seed=seed,
     )
     console = Console(stderr=True)
     note = f"{len(questions)} prompts, {asked.refused} refused by --never, {asked.skipped} answered before"
     console.print(note, highlight=False, soft_wrap=True)
-    decoder = load_target(model, dtype=dtype, context=longest + answer, slots=slots, threads=threads)
+    # Room for what was just said, too: its twin, its next turn, or the answer to what it asks begins with it.
+    decoder = load_target(model, dtype=dtype, context=longest + answer, slots=slots * 3 // 2, threads=threads)
     decoder.attention = QUICK_ATTENTION
     options = CollectOptions(tokens, slots=slots, answer=answer)
     columns = (
@@ -123,7 +131,7 @@ def collect_command(
 
 @train.command("draft")
 def draft_command(
-    data: Annotated[Path, typer.Option(help="Folder made by `foredraft train collect`.")],
+    data: Annotated[list[Path], typer.Option(help="Folder made by `foredraft train collect`. Repeatable.")],
     out: Annotated[
         Path, typer.Option(help="The artifact to write, FILE.safetensors; use it as draft:FILE.safetensors.")
     ],
@@ -166,9 +174,10 @@ def draft_command(
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     model = open_model(target, offline=offline)
-    texts, held_out = split_by_prompt(read_texts(data, model), validation)
+    collected = [text for folder in data for text in read_texts(folder, model)]
+    texts, held_out = split_by_prompt(collected, validation)
     if not texts:
-        raise UsageError(f"{data} holds no text to train on; collect more, or lower --validation.")
+        raise UsageError(f"{data[0]} holds no text to train on; collect more, or lower --validation.")
     began = time.monotonic()
     stop = model.tokenizer.stop_tokens
     tokens = sub_vocabulary(texts, model.config.vocabulary, min(vocabulary, model.config.vocabulary), stop)

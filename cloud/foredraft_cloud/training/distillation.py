@@ -7,7 +7,7 @@ probable tokens are known, and of these the draft's head may lack some; the dive
 renormalising: the rest of the mass belongs to no row of the head.
 
 Head and loss are one function, in chunks of rows: scores over a vocabulary, and their gradient, never exist for a whole
-batch at once.
+large batch at once.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from torch import Tensor
 __all__ = ["distil"]
 
 _ROWS = 256
+"""Whose scores exist at a time in float32."""
+_HELD = 2048
+"""Whose gradients do, in the arithmetic's type: a gradient of the whole head is added up as seldom as that."""
 
 
 class _Distil(torch.autograd.Function):
@@ -31,22 +34,25 @@ class _Distil(torch.autograd.Function):
         trained = ctx.needs_input_grad[1]
         head_gradient = torch.zeros(head.shape if trained else (0,), dtype=torch.float32, device=head.device)
         divergence = overlap = torch.zeros((), device=head.device)
-        for start in range(0, count, _ROWS):
-            rows = slice(start, start + _ROWS)
-            wanted, at = target[rows], ids[rows]  # [R, K]
-            draft = F.linear(hidden[rows], head).float().softmax(1)  # [R, V]
-            known = draft.gather(1, at)
-            logs = wanted.clamp_min(1e-20).log() - known.clamp_min(1e-20).log()
-            divergence = divergence + (wanted * logs).sum()
-            overlap = overlap + torch.minimum(known, wanted).sum()
-            # TV = 1 - sum min(target, draft): only tokens with too little can gain anything.
-            under = torch.where((known < wanted) & (wanted > 0), known, 0.0)
-            pulled = (1 - share) * wanted + share * under
-            gradient = draft.mul_(pulled.sum(1, keepdim=True)).scatter_add_(1, at, -pulled)
-            gradient = gradient.mul_(1 / count).to(hidden.dtype)
-            hidden_gradient[rows] = gradient @ head
+        for first in range(0, count, _HELD):
+            held = hidden[first : first + _HELD]
+            gradients = torch.empty(len(held), len(head), dtype=hidden.dtype, device=head.device)
+            for start in range(first, first + len(held), _ROWS):
+                rows = slice(start, min(start + _ROWS, first + len(held)))
+                wanted, at = target[rows], ids[rows]  # [R, K]
+                draft = F.linear(hidden[rows], head).float().softmax(1)  # [R, V]
+                known = draft.gather(1, at)
+                logs = wanted.clamp_min(1e-20).log() - known.clamp_min(1e-20).log()
+                divergence = divergence + (wanted * logs).sum()
+                overlap = overlap + torch.minimum(known, wanted).sum()
+                # TV = 1 - sum min(target, draft): only tokens with too little can gain anything.
+                under = torch.where((known < wanted) & (wanted > 0), known, 0.0)
+                pulled = (1 - share) * wanted + share * under
+                gradient = draft.mul_(pulled.sum(1, keepdim=True)).scatter_add_(1, at, -pulled)
+                gradients[start - first : rows.stop - first] = gradient.mul_(1 / count)
+            hidden_gradient[first : first + len(held)] = gradients @ head
             if trained:
-                head_gradient += gradient.t() @ hidden[rows]
+                head_gradient += gradients.t() @ held
         ctx.save_for_backward(hidden_gradient, head_gradient.to(head.dtype))
         loss = (1 - share) * divergence / count + share * (1 - overlap / count)
         overlap = overlap / count

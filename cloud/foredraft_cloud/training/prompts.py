@@ -35,6 +35,7 @@ FOLLOW_UPS = (
 )
 _HOPELESS = 500
 """Inventions in a row without a question: this model cannot invent any, and trying on would never end."""
+_ENDS = (".", "!", "?")
 _MARKER = "\u2063foredraft\u2063"
 
 
@@ -104,6 +105,8 @@ class Request:
     """The conversation so far; empty where a question is to be invented."""
     turns_left: int = 0
     """Follow-up questions to ask after this answer."""
+    opening: str = ""
+    """How the question to be invented begins."""
 
 
 class Prompts:
@@ -117,6 +120,7 @@ class Prompts:
         invented: share of questions that the target makes up, by continuing the beginning of a user's turn.
         greedy: share of greedy answers; the others are sampled at a temperature between ``temperatures``.
         second_turns: share of conversations with a follow-up question.
+        openings: how half of the invented questions begin.
     """
 
     def __init__(
@@ -131,6 +135,7 @@ class Prompts:
         greedy: float = 0.4,
         temperatures: tuple[float, float] = (0.6, 1.0),
         second_turns: float = 0.15,
+        openings: Sequence[str] = (),
         seed: int = 0,
     ) -> None:
         self._tokenizer = tokenizer
@@ -147,6 +152,8 @@ class Prompts:
         self._random.shuffle(self._prompts)
         self._ready: deque[Request] = deque()
         before = tokenizer.chat([{"role": "user", "content": _MARKER}]).partition(_MARKER)[0]
+        # Half of them as the target pleases, half with an opening.
+        self._beginnings = [(opening, tokenizer.encode(before + opening)) for opening in openings or ("",)]
         self._beginning = tokenizer.encode(before)
         self._tried = 0  # inventions since the last good one
 
@@ -155,15 +162,26 @@ class Prompts:
         while not self._ready:
             if self._beginning and self._tried < _HOPELESS and self._random.random() < self._invented:
                 self._tried += 1
-                return Request(0, self._beginning, 1.0, self._seed())
+                if self._random.random() < 0.5:
+                    return Request(0, self._beginning, 1.0, self._seed())
+                opening, beginning = self._random.choice(self._beginnings)
+                return Request(0, beginning, 1.0, self._seed(), opening=opening)
             if not self._prompts:
                 return None
             self._ask(self._prompts.pop(), answers=2)
         return self._ready.popleft()
 
-    def invented(self, question: str) -> None:
-        """The target has made up a question; it is asked soon, unless it is empty or must not be asked."""
-        if len(question.split()) >= 2 and prompt_hash(question) not in self._never:
+    def invented(self, request: Request, said: str, whole: bool) -> None:
+        """The target has made up a question; it is asked soon, unless it is empty or must not be asked.
+
+        Args:
+            whole: it came to an end. What did not is asked if it has an opening, up to its last whole sentence: a text to work
+                on may end anywhere.
+        """
+        question = request.opening + said
+        if not whole:
+            question = question[: max(map(said.rfind, _ENDS)) + len(request.opening) + 1] if request.opening else ""
+        if len(question.split()) >= 2 + len(request.opening.split()) and prompt_hash(question) not in self._never:
             self._tried = 0
             self._ask(question.strip(), answers=1)
 

@@ -28,7 +28,7 @@ from ..calibration import (
     fit_logistic,
     reliability,
 )
-from ..foresight import TRUST, Evidence, Foresight, evidence, trust_after
+from ..foresight import Evidence, Foresight, Trust, evidence
 from .collecting import pick_among
 from .shards import Text
 
@@ -107,7 +107,7 @@ def rounds(scored: Scored, tokens: NDArray[np.int64], seed: int, longest: int = 
     # Half of the devices are good ones: int8 copies and trained drafts are what people use.
     noise = float(generator.choice([0.15, 0.4, 0.8, 1.5, 3.0]))
     likeness = float(generator.choice([0.0, 0.3, 0.6]))
-    trust, at = TRUST, 0
+    trust, at = Trust(), 0
     while at < text.answered:
         length = min(int(generator.integers(1, longest + 1)), text.answered - at - 1)
         rows: list[Row] = []
@@ -116,11 +116,11 @@ def rounds(scored: Scored, tokens: NDArray[np.int64], seed: int, longest: int = 
             index = at + row
             drafted = _drafted(scored, tokens, index, noise, likeness, generator) if row < length else None
             scores = scored.scores[index].astype(np.float32)
-            seen = evidence(scores, tokens, drafted, params, text.start + index, row, trust)
+            seen = evidence(scores, tokens, drafted, params, text.start + index, row, trust.share)
             rows.append(Row(seen, drafted, int(text.tokens[text.start + index])))
             accepted += accepted == row and drafted == rows[-1].token
         yield Played(tuple(rows), accepted)
-        trust = trust_after(trust, length, accepted)
+        trust.learn(length, accepted)
         at += accepted + 1
 
 

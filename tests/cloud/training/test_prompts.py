@@ -10,10 +10,12 @@ import pytest
 from typer.testing import CliRunner
 
 from foredraft_cloud.training.commands import train
-from foredraft_cloud.training.prompts import Prompts, excluded_hashes, held_out, prompt_hash, read_prompts
+from foredraft_cloud.training.openings import read_openings
+from foredraft_cloud.training.prompts import Prompts, Request, excluded_hashes, held_out, prompt_hash, read_prompts
 from foredraft_shared.errors import UsageError
 from foredraft_shared.models import Tokenizer, open_model
 
+INVENTING = Request(0, (), 1.0, 0)
 HELD_OUT = sorted((Path(__file__).parents[4] / "shared" / "data").glob("*_dev.jsonl"))
 
 
@@ -68,10 +70,11 @@ def test_what_must_not_be_asked_is_not_asked_and_what_was_answered_is_not_asked_
 
 def test_an_invented_question_is_asked_unless_it_must_not_be(tokenizer: Tokenizer) -> None:
     prompts = Prompts(tokenizer, [], never=frozenset({prompt_hash("a secret question")}), invented=0.0)
-    prompts.invented("A secret question")
-    prompts.invented("hm")
+    prompts.invented(INVENTING, "A secret question", True)
+    prompts.invented(INVENTING, "hm", True)
+    prompts.invented(INVENTING, "where is the red cup? And what", False)
     assert prompts.next() is None
-    prompts.invented("where is the red cup?")
+    prompts.invented(INVENTING, "where is the red cup?", True)
     request = prompts.next()
     assert request is not None
     assert tokenizer.decode(request.tokens, special=True).startswith(
@@ -83,8 +86,48 @@ def test_a_model_that_invents_no_question_is_not_asked_for_ever(tokenizer: Token
     prompts = Prompts(tokenizer, [], invented=0.95)
     asked = [prompts.next() for _ in range(2000)]
     assert sum(request is not None for request in asked) == 500
-    prompts.invented("where is the red cup?")
+    prompts.invented(INVENTING, "where is the red cup?", True)
     assert prompts.next() is not None
+
+
+def test_half_of_what_is_invented_begins_with_an_opening(tokenizer: Tokenizer) -> None:
+    prompts = Prompts(tokenizer, [], invented=0.95, openings=["where is the", "Sum up:\n"])
+    asked = [request for request in (prompts.next() for _ in range(900)) if request is not None]
+    counts = {
+        opening: sum(request.opening == opening for request in asked) for opening in ("", "where is the", "Sum up:\n")
+    }
+    assert sum(counts.values()) == 500
+    assert counts[""] > 200
+    assert min(counts.values()) > 80
+    begun = next(request for request in asked if request.opening == "where is the")
+    assert tokenizer.decode(begun.tokens, special=True) == "<|im_start|>user\nwhere is the"
+
+
+@pytest.mark.parametrize(
+    ("opening", "said", "whole", "question"),
+    [
+        ("where is the", " red cup?", True, "where is the red cup?"),
+        ("Sum up:\n", "The cup is red. The robot sees", False, "Sum up:\nThe cup is red."),
+        ("Dr. No", " and the robot", False, None),
+        ("where is the", "", True, None),
+    ],
+)
+def test_a_question_with_an_opening_may_stop_anywhere(
+    tokenizer: Tokenizer, opening: str, said: str, whole: bool, question: str | None
+) -> None:
+    prompts = Prompts(tokenizer, [], invented=0.0, second_turns=0.0)
+    prompts.invented(Request(0, (), 1.0, 0, opening=opening), said, whole)
+    request = prompts.next()
+    assert (request and request.messages[0]["content"]) == question
+
+
+def test_openings_are_read_from_lines(tmp_path: Path) -> None:
+    path = tmp_path / "openings.txt"
+    path.write_text("Explain how\n\nSum up:\\n\n")
+    assert read_openings(path) == ("Explain how", "Sum up:\n")
+    path.write_text("\n")
+    with pytest.raises(UsageError, match="holds no openings"):
+        read_openings(path)
 
 
 def test_a_follow_up_question_continues_the_conversation(tokenizer: Tokenizer) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from foredraft_cloud.decoder import load_target
+from foredraft_cloud.decoder import DecoderPass, DecoderTarget, load_target
 from foredraft_cloud.target import Run
 from foredraft_cloud.training.collecting import (
     QUICK_ATTENTION,
@@ -168,6 +168,25 @@ def test_a_loop_is_noticed() -> None:
     assert not looping(list(range(200)))
 
 
+def test_what_a_text_shares_with_another_is_computed_once(model: Model, tmp_path: Path) -> None:
+    class Counting(DecoderTarget):
+        fed = 0
+
+        def verify(self, batch: Sequence[Run], *, exits: bool = True) -> DecoderPass:
+            self.fed += sum(len(run.tokens) for run in batch)
+            return super().verify(batch, exits=exits)
+
+    target = load_target(model, dtype="float32", context=400, slots=4)
+    target.__class__ = Counting
+    assert isinstance(target, Counting)
+    shards = Shards(tmp_path, model)
+    prompts = Prompts(model.tokenizer, [" ".join(QUESTIONS[:6])], invented=0.0, second_turns=0.0)
+    collect(target, model.tokenizer, prompts, shards, CollectOptions(1000, slots=1, answer=24))
+    first, second = read_texts(tmp_path, model)
+    assert first.start == second.start > 64
+    assert target.fed == first.start + first.answered - 1 + second.answered, "of the second text only what it says"
+
+
 # --- texts
 
 
@@ -194,6 +213,25 @@ def test_the_sub_vocabulary_is_ascending_and_has_the_stop_tokens(model: Model, c
 
 
 # --- training
+
+
+@pytest.mark.parametrize("window", [None, 5])
+def test_attention_by_products_has_the_gradients_of_the_fused_kernel(model: Model, window: int | None) -> None:
+    found = []
+    for products in (True, False):
+        network = Network(replace(model.config, sliding_window=window), CPU, torch.bfloat16, 40)
+        network.products = products
+        weights = layer_weights(model.weights, 0, CPU, torch.bfloat16)
+        for weight in weights.values():
+            weight.requires_grad_()
+        hidden = torch.randn(3, 40, model.config.hidden, generator=torch.Generator().manual_seed(1)).bfloat16()
+        out = network.layer(hidden, weights)
+        out.float().square().sum().backward()
+        found.append([out.detach(), *(weight.grad for weight in weights.values())])
+    for ours, theirs in zip(*found, strict=True):
+        assert ours is not None
+        assert theirs is not None
+        assert (ours - theirs).float().norm() < 0.03 * theirs.float().norm()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
