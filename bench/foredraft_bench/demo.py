@@ -81,7 +81,7 @@ def demo(
     draft: Annotated[
         str,
         typer.Option(
-            help="The device's: a model, first:LAYERS, ngram…; auto: the target in int8, if none was trained."
+            help="The device's: a model, first:LAYERS, ngram…; auto: the target in fewer bits, if none was trained."
         ),
     ] = "auto",
     prompts: Annotated[

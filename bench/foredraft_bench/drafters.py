@@ -24,6 +24,7 @@ from rich.table import Table
 
 from foredraft_edge.drafters import follow
 from foredraft_edge.drafters.export import ExportOptions, export_onnx, exported
+from foredraft_edge.drafters.kept import first_layers
 from foredraft_edge.drafters.onnx import OnnxDrafter
 from foredraft_edge.drafters.text import CachedText
 from foredraft_shared.errors import BackendMissing, ForedraftError
@@ -110,14 +111,15 @@ def _makers(
     model: Model, first: int, head: int, threads: int, folder: Path, torch: bool
 ) -> dict[str, Callable[[], CachedText]]:
     def onnx(layers: int | None, precision: str) -> CachedText:
-        return OnnxDrafter(exported(model, ExportOptions(layers=layers, precision=precision)), threads=threads)
+        return OnnxDrafter(exported(first_layers(model, layers), ExportOptions(precision=precision)), threads=threads)
 
     def small_head(precision: str) -> CachedText:
         rows = model.weights["embedding.weight" if model.config.tied else "head.weight"][:head]
+        config = first_layers(model, first).config
         part: dict[str, Any] = {"head.weight": rows, "head.tokens": np.arange(len(rows), dtype=np.int32)}
-        options = ExportOptions(layers=first, precision=precision)
+        options = ExportOptions(precision=precision)
         path = folder / f"small-head-{precision}.onnx"
-        return OnnxDrafter(export_onnx(model.config, ChainMap(part, model.weights), path, options), threads=threads)  # type: ignore[arg-type]
+        return OnnxDrafter(export_onnx(config, ChainMap(part, model.weights), path, options), threads=threads)  # type: ignore[arg-type]
 
     def llama() -> CachedText:
         from foredraft_edge.drafters.llama import LlamaDrafter

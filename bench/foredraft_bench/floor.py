@@ -131,8 +131,8 @@ def measure_floor(
     import torch
 
     from foredraft_cloud.decoder import load_target
-    from foredraft_cloud.native.library import library
     from foredraft_cloud.target import Run
+    from foredraft_shared.kernels.library import library
 
     prompt = tuple(range(1, cached + 1))
     kinds: dict[tuple[str, str, int], Callable[[], object]] = {}

@@ -144,7 +144,9 @@ class Network:
 def networks(
     out: Annotated[Path, typer.Option(help="Folder for networks.json and networks.md.")],
     target: Annotated[str, typer.Option(help="The cloud's model.")] = "smollm2-135m",
-    draft: Annotated[str, typer.Option(help="The device's; auto: the target in int8, if none was trained.")] = "auto",
+    draft: Annotated[
+        str, typer.Option(help="The device's; auto: the target in fewer bits, if none was trained.")
+    ] = "auto",
     links: Annotated[str, typer.Option(help="Networks by name, with commas between.")] = ",".join(PROFILES),
     prompts: Annotated[Path | None, typer.Option(help="JSON lines with `prompt` or `turns`.")] = None,
     texts: Annotated[int, typer.Option(min=2, help="Texts a network and mode; the first is not counted.")] = 6,

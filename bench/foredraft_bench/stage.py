@@ -57,12 +57,12 @@ class Pair:
     def named(self) -> Pair:
         """The same with the draft by its name, so that everybody knows what was measured.
 
-        Where nobody says and none was trained, it is the target itself in int8.
+        Where nobody says and none was trained, it is the target itself in fewer bits.
         """
         if self.draft != "auto":
             return self
         found = default_draft(self.target, offline=self.offline)
-        draft = f"onnx-int8:{self.target}" if found == "ngram" else found
+        draft = self.target if found == "ngram" else found
         return dataclasses.replace(self, draft=draft)
 
 

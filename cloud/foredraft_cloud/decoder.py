@@ -7,25 +7,27 @@ prompt is several blocks, and the keys that a later one needs have been written 
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Protocol
 
+import structlog
 import torch
 from torch import Tensor
 
 from foredraft_shared.errors import UsageError
+from foredraft_shared.kernels.library import library, missing
 from foredraft_shared.models.artifacts import Artifact
 from foredraft_shared.models.config import ModelConfig
 
 from .arithmetic import check_arithmetic
 from .attention import Piece, Plan, cut
 from .cache import PAGE_TOKENS, Cache, bytes_per_token
+from .compiled import NativeTransformer
 from .exit_heads import ExitHead, RunLogits, UntrainedHead
 from .memory import suggested_cache_bytes
-from .native.library import library
-from .native.transformer import NativeTransformer
 from .pages import PagedTarget
 from .proof import Shapes, prove
 from .smoothing import calibration_tokens, smoothed
@@ -34,6 +36,8 @@ from .trained_heads import TrainedHead, layers_of, trained_heads
 from .transformer import Transformer, Weights
 
 __all__ = ["DecoderPass", "DecoderTarget", "LoadedModel", "load_target"]
+
+_log = structlog.get_logger("foredraft.decoder")
 
 
 @dataclass(slots=True)
@@ -265,7 +269,7 @@ def load_target(
         slots: sessions of that length the cache has room for, as far as a quarter of the memory reaches.
         cache_bytes: the hard limit on the cache, in place of ``slots``.
         threads: CPU threads of torch, for the whole process; unchanged by default.
-        compiled: compute in our own kernels where they can be had (:mod:`foredraft_cloud.native`), in torch otherwise.
+        compiled: compute in our own kernels where they can be had (:mod:`foredraft_shared.kernels`), in torch otherwise.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -273,7 +277,7 @@ def load_target(
     states = torch.float32 if dtype == "float32" else torch.bfloat16
     config = model.config
     context = min(context or min(config.context, 8192), config.context)
-    kernels = library() if compiled and dtype != "float32" else None
+    kernels = _kernels() if compiled and dtype != "float32" else None
     with torch.inference_mode():
         quantised = dtype == "w8a8"
         weights = smoothed(config, model.weights, calibration_tokens(model)) if quantised else model.weights
@@ -292,3 +296,11 @@ def load_target(
     return DecoderTarget(
         transformer, exits=chosen, heads=trained, context=context, cache_bytes=cache_bytes, shapes=prove(transformer)
     )
+
+
+def _kernels() -> ctypes.CDLL | None:
+    found, lack = library(), missing()
+    if lack is not None:
+        tell = _log.warning if lack.cure else _log.info
+        tell("passes in torch, slower than in compiled kernels", reason=lack.reason, cure=lack.cure or None)
+    return found

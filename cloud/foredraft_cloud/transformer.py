@@ -3,13 +3,7 @@
 Shapes: R rows (one token each, of any session), E hidden size, KV key/value heads, G query heads that share one of them,
 D head size, F feed-forward size, V vocabulary, L layers.
 
-Three liberties are taken with the order of a checkpoint's numbers, none with the mathematics:
-
-* query heads stand in the order (G, KV) instead of (KV, G), and so do the columns of the output projection. The queries
-  of Q rows that share a key head are then Q*G neighbouring rows of one small matrix, and the attention's result is the
-  output projection's input, both without a copy;
-* the two halves of each query and key head are interleaved, so that a rotation is one complex product;
-* q, k and v are one projection, and so are gate and up.
+The weights are computed with in the order of :mod:`foredraft_shared.models.arrangement`.
 
 The residual stream, norms and rotations are float32 whatever the dtype of the weights. In W8A8 so is what goes into a product
 and comes out of one; keys, values and what attention makes of them are bfloat16.
@@ -26,7 +20,7 @@ import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from numpy.typing import NDArray
 from torch import Tensor
 
-from foredraft_shared.errors import ModelDamaged
+from foredraft_shared.models.arrangement import arranged, checked
 from foredraft_shared.models.config import ModelConfig
 
 from .attention import AttentionShape, Piece, Plan, attend, plan
@@ -75,14 +69,13 @@ class Transformer:
         self.group = config.heads // config.kv_heads
         self.query_width = config.heads * config.head_dim
         self.key_width = config.kv_heads * config.head_dim
-        self._weights = weights
         self.rotations = rotations(config.rope, config.head_dim, context)  # [context, 1, D/2] complex64
-        self.embedding = self._get("embedding.weight", config.vocabulary, config.hidden).to(dtype)  # [V, E]
-        self.layers = tuple(self._layer(f"layers.{index}.") for index in range(config.layers))
-        self.norm = self._get("norm.weight", config.hidden)
+        vocabulary = (config.vocabulary, config.hidden)
+        self.embedding = torch.from_numpy(checked(weights, "embedding.weight", *vocabulary)).to(dtype)  # [V, E]
+        self.layers = tuple(self.make_layer(weights, index) for index in range(config.layers))
+        self.norm = torch.from_numpy(checked(weights, "norm.weight", config.hidden))
         head = "head.weight" if "head.weight" in weights else "embedding.weight"
-        self.head = self.pack(self._get(head, config.vocabulary, config.hidden))  # [R, E] -> [R, V]
-        del self._weights
+        self.head = self.pack(torch.from_numpy(checked(weights, head, *vocabulary)))  # [R, E] -> [R, V]
 
     # --- the arithmetic
 
@@ -155,66 +148,18 @@ class Transformer:
         return pack_quantised(weight, bias) if self.quantised else pack(weight, bias, self.dtype)
 
     def make_layer(self, weights: Weights, index: int) -> Layer:
-        """Layer ``index`` of other weights under the same names; raises as the constructor does."""
-        self._weights = weights
-        try:
-            return self._layer(f"layers.{index}.")
-        finally:
-            del self._weights
-
-    def _get(self, name: str, *shape: int) -> Tensor:
-        try:
-            weight = torch.from_numpy(np.ascontiguousarray(self._weights[name], dtype=np.float32))
-        except KeyError:
-            raise ModelDamaged(f"the model has no weight {name!r}; fetch it again.") from None
-        if tuple(weight.shape) != shape:
-            raise ModelDamaged(f"weight {name!r} has shape {list(weight.shape)}, expected {list(shape)}.")
-        return weight
-
-    def _bias(self, name: str, width: int) -> Tensor | None:
-        return self._get(name, width) if name in self._weights else None
-
-    def _layer(self, prefix: str) -> Layer:
-        config = self.config
-        hidden, feed, dim = config.hidden, config.feed_forward, config.head_dim
-        query = _interleave(self._regroup(self._get(f"{prefix}attn.q.weight", self.query_width, hidden)), dim)
-        key = _interleave(self._get(f"{prefix}attn.k.weight", self.key_width, hidden), dim)
-        value = self._get(f"{prefix}attn.v.weight", self.key_width, hidden)
-        biases = [
-            self._bias(f"{prefix}attn.{name}.bias", width)
-            for name, width in (("q", self.query_width), ("k", self.key_width), ("v", self.key_width))
-        ]
-        query_bias, key_bias, value_bias = (torch.zeros(()) if bias is None else bias for bias in biases)
-        qkv_bias = None
-        if any(bias is not None for bias in biases):
-            query_bias = _interleave(self._regroup(query_bias.expand(self.query_width)), dim)
-            key_bias = _interleave(key_bias.expand(self.key_width), dim)
-            qkv_bias = torch.cat([query_bias, key_bias, value_bias.expand(self.key_width)])
-        norms = None
-        if config.qk_norm:
-            query_norm = _interleave(self._get(f"{prefix}attn.q_norm.weight", dim), dim)
-            key_norm = _interleave(self._get(f"{prefix}attn.k_norm.weight", dim), dim)
-            norms = torch.cat([query_norm.expand(config.heads, dim), key_norm.expand(config.kv_heads, dim)])
-        output = self._get(f"{prefix}attn.o.weight", hidden, self.query_width)
-        gate_up = torch.cat([self._get(f"{prefix}mlp.{name}.weight", feed, hidden) for name in ("gate", "up")])
-        return Layer(
-            attention_norm=self._get(f"{prefix}attn_norm.weight", hidden),
-            qkv=self.pack(torch.cat([query, key, value]), qkv_bias),
-            query_key_norm=norms,
-            output=self.pack(self._regroup(output.T).T, self._bias(f"{prefix}attn.o.bias", hidden)),
-            mlp_norm=self._get(f"{prefix}mlp_norm.weight", hidden),
-            gate_up=self.pack(gate_up),
-            down=self.pack(self._get(f"{prefix}mlp.down.weight", hidden, feed)),
+        """Layer ``index`` of any weights of this configuration; raises as the constructor does."""
+        arrays = arranged(self.config, weights, index)
+        norms, qkv_bias, output_bias = (
+            None if array is None else torch.from_numpy(array)
+            for array in (arrays.query_key_norm, arrays.qkv_bias, arrays.output_bias)
         )
-
-    def _regroup(self, weight: Tensor) -> Tensor:
-        """Query heads from the order (KV, G) into (G, KV): [KV*G*D, ...] -> [G*KV*D, ...]."""
-        heads = weight.unflatten(0, (self.config.kv_heads, self.group, self.config.head_dim))
-        regrouped: Tensor = heads.transpose(0, 1).flatten(0, 2)
-        return regrouped
-
-
-def _interleave(weight: Tensor, dim: int) -> Tensor:
-    """Dimension i of a head beside dimension i + D/2: [heads*D, ...] -> [heads*D, ...]."""
-    interleaved: Tensor = weight.unflatten(0, (-1, 2, dim // 2)).transpose(1, 2).flatten(0, 2)
-    return interleaved
+        return Layer(
+            attention_norm=torch.from_numpy(arrays.attention_norm),
+            qkv=self.pack(torch.from_numpy(arrays.qkv), qkv_bias),
+            query_key_norm=norms,
+            output=self.pack(torch.from_numpy(arrays.output), output_bias),
+            mlp_norm=torch.from_numpy(arrays.mlp_norm),
+            gate_up=self.pack(torch.from_numpy(arrays.gate_up)),
+            down=self.pack(torch.from_numpy(arrays.down)),
+        )

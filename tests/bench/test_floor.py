@@ -12,7 +12,7 @@ import torch
 from foredraft_bench import floor
 from foredraft_bench.engine import engine
 from foredraft_bench.floor import RandomModel, measure_floor, product_weights
-from foredraft_cloud.native.library import library
+from foredraft_shared.kernels.library import library
 
 TINY = replace(
     RandomModel().config, layers=2, hidden=96, heads=3, kv_heads=1, head_dim=32, feed_forward=160, vocabulary=320

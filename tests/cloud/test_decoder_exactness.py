@@ -9,8 +9,8 @@ import torch
 from decoder_models import MODELS, scores, tiny_model
 
 from foredraft_cloud.decoder import DecoderTarget, load_target
-from foredraft_cloud.native.library import library
 from foredraft_cloud.target import Run
+from foredraft_shared.kernels.library import library
 
 CASES = [
     ("llama", "float32", 1, "torch"),

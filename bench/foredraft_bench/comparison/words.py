@@ -61,12 +61,12 @@ def own_skipped(report: Report, cell: CellResult) -> list[tuple[str, str]]:
 
 def draft_told(set_up: SetUp) -> str:
     """What to know about the draft model before its figures are read; empty where its name says it."""
-    if set_up.draft != f"onnx-int8:{set_up.target}":
+    if set_up.draft.rpartition(":")[2] != set_up.target or set_up.draft.startswith(("draft:", "first:")):
         return ""
     return (
-        "The draft is no small model here but the target itself with weights of 8 bits, as none was trained for this target: it "
-        "foresees nearly every token, and takes long for a draft. The figures show what the runtime does, not what a small draft "
-        "would gain."
+        "The draft is no small model here but the target itself with weights of 4 or 8 bits, as none was trained for this "
+        "target: it foresees nearly every token, and takes long for a draft. The figures show what the runtime does, not what a "
+        "small draft would gain."
     )
 
 

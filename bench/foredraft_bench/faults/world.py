@@ -47,7 +47,7 @@ class Settings:
 
     target: str = TOKENIZER
     """What the server serves; ``toy`` for the toy."""
-    draft: str = f"onnx-int8:{TOKENIZER}"
+    draft: str = TOKENIZER
     link: str = "lan"
     """Name of a link profile."""
     max_tokens: int = 96

@@ -60,7 +60,7 @@ def drafted_model(draft: str, target: str) -> tuple[str, int | None, bool]:
     if kind == "first":
         layers, _, model = argument.partition(":")
         return model or target, int(layers), True
-    if kind in ("onnx", "onnx-int8"):
+    if kind in ("compiled", "model", "onnx", "onnx-int8"):
         return argument or target, None, True
     if kind in ("torch", "llama", "onnx-float32"):
         return argument or target, None, False

@@ -122,11 +122,10 @@ def build_graph(
     config: ModelConfig,
     weights: Mapping[str, NDArray[np.float32]],
     *,
-    layers: int | None = None,
     precision: str = "int8",
     context: int | None = None,
 ) -> onnx.ModelProto:
-    """Write a decoder, or its first ``layers`` layers under the final norm and head, as an ONNX model.
+    """Write a decoder as an ONNX model: its first ``config.layers`` layers under the final norm and head.
 
     Args:
         weights: canonical names (:mod:`foredraft_shared.models`) to ``float32`` arrays ``[out, in]``. May hold
@@ -138,9 +137,6 @@ def build_graph(
         ModelUnsupported: a shape or variant that the operators do not take.
         ModelDamaged: a weight is missing.
     """
-    depth = config.layers if layers is None else layers
-    if not 1 <= depth <= config.layers:
-        raise ModelUnsupported(f"The model has {config.layers} layers; ask for 1 to {config.layers}, not {depth}.")
     if precision != "float32" and precision not in BITS:
         raise ModelUnsupported(f"Precision {precision!r} is not known; use float32, int8 or int4.")
     if config.head_dim % 16:
@@ -184,7 +180,7 @@ def build_graph(
         return f"{name}.normed", f"{name}.state"
 
     branch = ""
-    for layer in range(depth):
+    for layer in range(config.layers):
         prefix = f"layers.{layer}"
         if branch:
             normed, state = norm(f"{prefix}.attn_norm.weight", state, branch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -12,6 +13,7 @@ from foredraft_shared.errors import BackendMissing, ModelNotFound, UsageError, V
 from foredraft_shared.models import Model, Tokenizer, open_model
 
 from .base import Drafter
+from .kept import DraftWeights, first_layers, trained
 
 __all__ = ["GROUP", "DrafterFactory", "Wanted", "check_vocabulary", "load_drafter"]
 
@@ -90,7 +92,7 @@ def load_drafter(
 
 def default_draft(target: str | Path | None, *, offline: bool = False) -> str:
     """The spec of what to draft with when nobody says: the draft that was trained for the target and comes with
-    foredraft; else, for a target of the catalogue, that model itself in int8, since those are small; else n-grams, which
+    foredraft; else, for a target of the catalogue, that model itself, since those are small; else n-grams, which
     fit any target and need no model.
 
     Only a target that is known by name or lies on this device is looked at: a trained draft shares its embedding.
@@ -102,7 +104,7 @@ def default_draft(target: str | Path | None, *, offline: bool = False) -> str:
         model = open_model(target, offline=offline)
         if shipped(model, "draft") is not None:
             return f"draft:{target}"
-    return f"onnx-int8:{target}" if str(target) in CATALOGUE else "ngram"
+    return str(target) if str(target) in CATALOGUE else "ngram"
 
 
 def check_vocabulary(drafter: Drafter, fingerprint: str, name: str = "the draft") -> None:
@@ -119,15 +121,15 @@ def check_vocabulary(drafter: Drafter, fingerprint: str, name: str = "the draft"
 
 
 def _split(spec: str | Path) -> tuple[str, str]:
-    """``(kind, argument)``; what is no kind is a model, and runs by onnxruntime."""
+    """``(kind, argument)``; what is no kind is a model."""
     text = str(spec)
     if not text:
         raise UsageError("the draft is empty; name a model, or ngram.")
     if isinstance(spec, Path):
-        return "onnx", text
+        return "model", text
     kind, _, argument = text.partition(":")
     known = kind in _BUILT_IN or any(entry.name == kind for entry in entry_points(group=GROUP))
-    return (kind, argument) if known else ("onnx", text)
+    return (kind, argument) if known else ("model", text)
 
 
 def _factory(kind: str) -> DrafterFactory:
@@ -144,7 +146,45 @@ def _factory(kind: str) -> DrafterFactory:
 # --- the built-in kinds ----------------------------------------------------------------------------------------------
 
 
-def _onnx(wanted: Wanted, precision: str = "int8", layers: int | None = None) -> Loaded:
+def _best(draft: DraftWeights, threads: int) -> Drafter:
+    """In the compiled kernels where they can be had, else by onnxruntime with weights of 8 bits."""
+    from foredraft_shared.kernels.library import library
+
+    kernels = library()
+    if kernels is not None:
+        return _in_kernels(kernels, draft, threads)
+    from .export import exported
+    from .onnx import OnnxDrafter
+
+    return OnnxDrafter(exported(draft), threads=threads)
+
+
+def _in_kernels(kernels: ctypes.CDLL, draft: DraftWeights, threads: int) -> Drafter:
+    from .compiled import CompiledDrafter, packed
+
+    return CompiledDrafter(kernels, packed(draft), threads=threads)
+
+
+def _model(wanted: Wanted) -> Loaded:
+    if wanted.argument.endswith(".onnx"):
+        return _onnx(wanted)
+    model = wanted.model()
+    return _best(first_layers(model), wanted.threads), model.tokenizer
+
+
+def _compiled(wanted: Wanted) -> Loaded:
+    from foredraft_shared.kernels.library import library, missing
+
+    kernels, lack = library(), missing()
+    if kernels is None:
+        assert lack is not None
+        cure = f"{lack.cure}, or " if lack.cure else ""
+        raise BackendMissing(f"There are no compiled kernels here: {lack.reason}; {cure}draft with onnx:MODEL.")
+    model = wanted.model()
+    return _in_kernels(kernels, first_layers(model), wanted.threads), model.tokenizer
+
+
+def _onnx(wanted: Wanted, precision: str = "int8") -> Loaded:
     from .export import ExportOptions, exported
     from .onnx import OnnxDrafter
 
@@ -153,16 +193,13 @@ def _onnx(wanted: Wanted, precision: str = "int8", layers: int | None = None) ->
             raise ModelNotFound(f"{wanted.argument}: no such file; check the path.")
         return OnnxDrafter(wanted.argument, threads=wanted.threads), None
     model = wanted.model()
-    path = exported(model, ExportOptions(layers=layers, precision=precision))
+    path = exported(first_layers(model), ExportOptions(precision=precision))
     return OnnxDrafter(path, threads=wanted.threads), model.tokenizer
 
 
 def _trained(wanted: Wanted) -> Loaded:
     """A shallow draft trained for a target: the one that comes with foredraft, or ``draft:FILE.safetensors``."""
     from foredraft_shared.models.artifacts import load_artifact, shipped
-
-    from .export import exported_draft
-    from .onnx import OnnxDrafter
 
     file = Path(wanted.argument) if wanted.argument.endswith(".safetensors") else None
     reference = wanted.target if file else wanted.argument or wanted.target
@@ -177,18 +214,19 @@ def _trained(wanted: Wanted) -> Loaded:
         )
     artifact = load_artifact(path, "draft")
     artifact.check(model)
-    return OnnxDrafter(exported_draft(model, artifact), threads=wanted.threads), model.tokenizer
+    return _best(trained(model, artifact), wanted.threads), model.tokenizer
 
 
 def _first(wanted: Wanted) -> Loaded:
-    count, _, model = wanted.argument.partition(":")
+    count, _, reference = wanted.argument.partition(":")
     if not (count.isdecimal() and int(count) > 0):
         raise UsageError(f"first:{wanted.argument} makes no sense; write the number of layers, such as first:6.")
-    if not (model or wanted.target):
+    if not (reference or wanted.target):
         raise UsageError(
             f"first:{count} of which model? Write first:{count}:MODEL, such as first:{count}:smollm2-135m."
         )
-    return _onnx(Wanted(model, wanted.tokenizer, wanted.target, wanted.offline, wanted.threads), layers=int(count))
+    model = open_model(reference or wanted.target or "", offline=wanted.offline)
+    return _best(first_layers(model, int(count)), wanted.threads), model.tokenizer
 
 
 def _ngram(wanted: Wanted) -> Loaded:
@@ -219,9 +257,11 @@ def _llama(wanted: Wanted) -> Loaded:
 
 
 _BUILT_IN: dict[str, DrafterFactory] = {
+    "compiled": _compiled,
     "draft": _trained,
     "first": _first,
     "llama": _llama,
+    "model": _model,
     "ngram": _ngram,
     "onnx": _onnx,
     "onnx-float32": lambda wanted: _onnx(wanted, "float32"),

@@ -14,14 +14,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from foredraft_edge.drafters.base import Drafter, follow
+from foredraft_edge.drafters.compiled import CompiledDrafter, packed
 from foredraft_edge.drafters.export import ExportOptions, export_onnx
+from foredraft_edge.drafters.kept import first_layers
 from foredraft_edge.drafters.ngram import NgramDrafter
 from foredraft_edge.drafters.onnx import OnnxDrafter
 from foredraft_edge.drafters.scripted import ScriptedDrafter
+from foredraft_edge.drafters.text import CachedText
 from foredraft_edge.drafters.torch import TorchDrafter
 from foredraft_shared.errors import UsageError
+from foredraft_shared.kernels.library import library
 from foredraft_shared.messages import SamplingParams, TokenId
-from foredraft_shared.models import open_model
+from foredraft_shared.models import Model, open_model
 
 IDS = st.integers(0, 12)  # few, so that n-grams recur
 PARAMS = st.sampled_from([SamplingParams(), SamplingParams(temperature=0.9, top_p=0.95, seed=7)])
@@ -41,7 +45,10 @@ LLAMA = pytest.param(
     if find_spec("llama_cpp")
     else [pytest.mark.hardware, pytest.mark.skip("llama-cpp-python is not installed")],
 )
-MAKERS = ["scripted", "text", "ngram", "onnx", "torch", LLAMA]
+COMPILED = pytest.param(
+    "compiled", marks=pytest.mark.skipif(library() is None, reason="no compiled kernels on this machine")
+)
+MAKERS = ["scripted", "text", "ngram", "onnx", "torch", COMPILED, LLAMA]
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +71,17 @@ def make(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             return LlamaDrafter(gguf, chunk=5)
         if kind == "torch":
             return TorchDrafter(model.config, model.weights)
+        if kind == "compiled":
+            return compiled(model, folder)
         return OnnxDrafter(path, chunk=5)
 
     return maker
+
+
+def compiled(model: Model, folder: Path) -> CompiledDrafter:
+    kernels = library()
+    assert kernels is not None
+    return CompiledDrafter(kernels, packed(first_layers(model), folder=folder), chunk=5)
 
 
 def proposals(drafter: Drafter, limit: int, params: SamplingParams) -> list[TokenId]:
@@ -125,7 +140,7 @@ def test_bounds(kind: str, make: Callable[[str], Drafter]) -> None:
     assert list(drafter.tokens) == []
 
 
-@pytest.mark.parametrize("kind", ["onnx", "torch", LLAMA])
+@pytest.mark.parametrize("kind", ["onnx", "torch", COMPILED, LLAMA])
 def test_a_full_context_ends_the_draft(kind: str, make: Callable[[str], Drafter]) -> None:
     drafter = make(kind)
     prompt: Sequence[TokenId] = [position % 397 for position in range(510)]
@@ -142,13 +157,15 @@ def test_a_full_context_ends_the_draft(kind: str, make: Callable[[str], Drafter]
         drafter.begin([5, 416])
 
 
-@pytest.mark.parametrize("kind", ["onnx", "torch"])
+@pytest.mark.parametrize("kind", ["onnx", "torch", COMPILED])
 def test_a_cache_that_grows_keeps_what_it_holds(kind: str, tmp_path: Path) -> None:
     model = open_model(checkpoints.write_hugging_face(tmp_path / "model", context=4096))
 
-    def maker() -> OnnxDrafter | TorchDrafter:
+    def maker() -> CachedText:
         if kind == "torch":
             return TorchDrafter(model.config, model.weights)
+        if kind == "compiled":
+            return compiled(model, tmp_path)
         path = export_onnx(model.config, model.weights, tmp_path / "model.onnx", ExportOptions(precision="float32"))
         return OnnxDrafter(path)
 

@@ -10,57 +10,16 @@ from typing import Any
 import checkpoints
 import numpy as np
 import pytest
-import torch
+from draft_models import TEXT, VARIANTS, by_steps, expected
 
 from foredraft_edge.drafters.export import ExportOptions, export_onnx, exported
+from foredraft_edge.drafters.kept import first_layers
 from foredraft_edge.drafters.onnx import OnnxDrafter
 from foredraft_edge.drafters.torch import TorchDrafter
 from foredraft_shared.errors import ModelDamaged, ModelUnsupported, UsageError
 from foredraft_shared.messages import SamplingParams
 from foredraft_shared.models import open_model
 from foredraft_shared.sampling import pick
-
-TEXT = [int(token) for token in np.random.default_rng(0).integers(0, 397, 40)]
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 4.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
-YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
-VARIANTS: dict[str, dict[str, Any]] = {
-    "llama": {"family": "llama"},
-    "llama, tied": {"family": "llama", "tied": True},
-    "llama, linear": {"family": "llama", "rope": {"rope_type": "linear", "factor": 2.0}},
-    "llama, llama3": {"family": "llama", "rope": LLAMA3},
-    "mistral": {"family": "mistral"},
-    "mistral, window": {"family": "mistral", "overrides": {"sliding_window": 8}},
-    "qwen2": {"family": "qwen2"},
-    "qwen2, yarn": {"family": "qwen2", "rope": YARN},
-    "qwen3": {"family": "qwen3", "tied": True},
-    "qwen3, wide heads": {"family": "qwen3", "head_dim": 32},
-}
-
-
-def expected(folder: Path) -> np.ndarray[Any, Any]:
-    """Logits ``[len(TEXT), vocabulary]`` by transformers."""
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    with torch.inference_mode():
-        logits: np.ndarray[Any, Any] = model(torch.tensor([TEXT])).logits[0].numpy()
-    return logits
-
-
-def by_steps(drafter: OnnxDrafter | TorchDrafter, first: int = 20) -> np.ndarray[Any, Any]:
-    """Logits after ``first`` tokens at once, then one by one."""
-    drafter.begin(TEXT[:first])
-    rows = [drafter.logits().copy()]
-    for token in TEXT[first:]:
-        drafter.extend([token])
-        rows.append(drafter.logits().copy())
-    return np.array(rows)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -77,8 +36,8 @@ def test_float32_matches_transformers(variant: str, tmp_path: Path) -> None:
 def test_first_layers_are_the_shallower_model(family: str, tmp_path: Path) -> None:
     deep = open_model(checkpoints.write_hugging_face(tmp_path / "deep", family, layers=4))
     shallow = checkpoints.write_hugging_face(tmp_path / "shallow", family, layers=2)
-    options = ExportOptions(layers=2, precision="float32")
-    path = export_onnx(deep.config, deep.weights, tmp_path / "model.onnx", options)
+    first = first_layers(deep, 2)
+    path = export_onnx(first.config, first.weights, tmp_path / "model.onnx", ExportOptions(precision="float32"))
     wanted = expected(shallow)[19:]
     np.testing.assert_allclose(by_steps(OnnxDrafter(path)), wanted, atol=1e-3)
     np.testing.assert_allclose(by_steps(TorchDrafter(deep.config, deep.weights, layers=2)), wanted, atol=1e-3)
@@ -136,13 +95,13 @@ def test_ties_in_a_sub_vocabulary_head_go_to_the_lowest_id(tmp_path: Path) -> No
 def test_the_export_is_kept_and_keyed(tmp_path: Path) -> None:
     folder = checkpoints.write_hugging_face(tmp_path / "model", "qwen3")
     cache = tmp_path / "cache"
-    first = exported(open_model(folder), ExportOptions(), folder=cache)
+    first = exported(first_layers(open_model(folder)), folder=cache)
     made = first.stat().st_ino
-    assert exported(open_model(folder), ExportOptions(), folder=cache) == first
+    assert exported(first_layers(open_model(folder)), folder=cache) == first
     assert first.stat().st_ino == made
-    assert exported(open_model(folder), ExportOptions(layers=1), folder=cache) != first
+    assert exported(first_layers(open_model(folder), 1), folder=cache) != first
     checkpoints.write_hugging_face(folder, "qwen3", seed=1)
-    assert exported(open_model(folder), ExportOptions(), folder=cache) != first
+    assert exported(first_layers(open_model(folder)), folder=cache) != first
     assert sorted(path.suffix for path in cache.iterdir()) == [".onnx"] * 3
     assert OnnxDrafter(first).vocabulary == open_model(folder).tokenizer.fingerprint
 
@@ -158,12 +117,11 @@ def test_large_weights_lie_beside_the_graph(tmp_path: Path, monkeypatch: pytest.
 
 def test_bad_input_is_named(tmp_path: Path) -> None:
     model = open_model(checkpoints.write_hugging_face(tmp_path / "model", layers=2))
-    with pytest.raises(UsageError, match="0 layers"):
-        ExportOptions(layers=0)
+    for layers in (0, 3):
+        with pytest.raises(UsageError, match=f"{layers} layers of 2"):
+            first_layers(model, layers)
     with pytest.raises(UsageError, match="int3"):
         ExportOptions(precision="int3")
-    with pytest.raises(ModelUnsupported, match="2 layers"):
-        export_onnx(model.config, model.weights, tmp_path / "m.onnx", ExportOptions(layers=3))
     with pytest.raises(ModelDamaged, match="norm"):
         export_onnx(model.config, {"embedding.weight": model.weights["embedding.weight"]}, tmp_path / "m.onnx")
     odd = dataclasses.replace(model.config, head_dim=24)

@@ -13,12 +13,23 @@ import checkpoints
 import pytest
 
 from foredraft_edge.drafters import load_drafter, loading
+from foredraft_edge.drafters.compiled import CompiledDrafter
 from foredraft_edge.drafters.ngram import NgramDrafter
 from foredraft_edge.drafters.onnx import OnnxDrafter
 from foredraft_edge.drafters.torch import TorchDrafter
-from foredraft_shared.errors import BackendMissing, ForedraftError, ModelNotFound, UsageError, VocabularyMismatch
+from foredraft_shared.errors import (
+    BackendMissing,
+    ForedraftError,
+    ModelDamaged,
+    ModelNotFound,
+    UsageError,
+    VocabularyMismatch,
+)
+from foredraft_shared.kernels import library as kernels
 from foredraft_shared.messages import SamplingParams
 from foredraft_shared.models import Model, open_model
+
+needs_kernels = pytest.mark.skipif(kernels.library() is None, reason="no compiled kernels on this machine")
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +43,37 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+@needs_kernels
+def test_a_model_runs_in_compiled_kernels_and_is_packed_once(model: Model, cache: Path) -> None:
+    for spec in (model.path, str(model.path), f"compiled:{model.path}"):
+        drafter, tokenizer = load_drafter(spec)
+        assert isinstance(drafter, CompiledDrafter)
+        assert tokenizer is not None
+        assert drafter.vocabulary == tokenizer.fingerprint == model.tokenizer.fingerprint
+    assert [path.suffix for path in (cache / "drafts").iterdir()] == [".safetensors"]
+    assert isinstance(load_drafter("first:2", target=model.path)[0], CompiledDrafter)
+
+
+@needs_kernels
+def test_a_packed_file_that_is_damaged_says_what_to_do(model: Model, cache: Path) -> None:
+    load_drafter(model.path)
+    (file,) = (cache / "drafts").iterdir()
+    for content in (file.read_bytes()[:-100], b"", b"nothing of the kind"):
+        file.write_bytes(content)
+        with pytest.raises(ModelDamaged, match="delete it"):
+            load_drafter(model.path)
+
+
+def test_without_compiled_kernels_a_model_runs_by_onnxruntime(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_found", lambda: kernels.Missing("there is no C++ compiler", "install g++"))
+    for spec in (f"{model.path}", f"first:2:{model.path}"):
+        assert isinstance(load_drafter(spec)[0], OnnxDrafter)
+    with pytest.raises(BackendMissing, match="there is no C\\+\\+ compiler; install g\\+\\+, or draft with onnx"):
+        load_drafter(f"compiled:{model.path}")
+
+
 def test_a_model_runs_by_onnxruntime_and_is_exported_once(model: Model, cache: Path) -> None:
-    for spec in (model.path, str(model.path), f"onnx:{model.path}", f"onnx-int8:{model.path}"):
+    for spec in (f"onnx:{model.path}", f"onnx-int8:{model.path}"):
         drafter, tokenizer = load_drafter(spec)
         assert isinstance(drafter, OnnxDrafter)
         assert tokenizer is not None
@@ -55,10 +95,10 @@ def test_a_gguf_drafts_what_its_folder_drafts(model: Model, tmp_path: Path) -> N
 
 def test_the_other_kinds(model: Model) -> None:
     shallow, _ = load_drafter("first:2", model.tokenizer, target=model.path)
-    assert isinstance(shallow, OnnxDrafter)
+    assert isinstance(shallow, (CompiledDrafter, OnnxDrafter))
     assert shallow.layers == 2
     named, tokenizer = load_drafter(f"first:1:{model.path}")
-    assert isinstance(named, OnnxDrafter)
+    assert isinstance(named, (CompiledDrafter, OnnxDrafter))
     assert (named.layers, tokenizer is not None) == (1, True)
     assert isinstance(load_drafter(f"torch:{model.path}")[0], TorchDrafter)
     assert load_drafter(f"onnx-int4:{model.path}")[0].vocabulary == model.tokenizer.fingerprint

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from torch import Tensor
 
+from foredraft_shared.kernels import library as c
 from foredraft_shared.models.config import ModelConfig
 
-from ..attention import AttentionShape, Piece
-from ..quantised import quantise
-from ..transformer import Layer, Transformer, Weights
-from . import library as c
+from .attention import AttentionShape, Piece
+from .quantised import quantise
+from .transformer import Layer, Transformer, Weights
 
 __all__ = ["NativePlan", "NativeTransformer"]
 
@@ -60,7 +60,9 @@ class NativeLinear:
             weight = weight.bfloat16()
         bias = None if bias is None else bias.float().contiguous()
         self._kept = (_panels(weight), scale, shift, bias)
-        self.product = c.Product(*(None if each is None else each.data_ptr() for each in self._kept), inputs, outputs)
+        kind = c.Kind.INT8 if quantised else c.Kind.BFLOAT16
+        addresses = (None if each is None else each.data_ptr() for each in self._kept)
+        self.product = c.Product(kind, *addresses, inputs, outputs)
 
     def __call__(self, rows: Tensor, norm: Tensor | None = None, eps: float = 0.0) -> Tensor:
         """
@@ -88,7 +90,7 @@ def _panels(weight: Tensor) -> Tensor:
 class NativeTransformer(Transformer):
     """
     Args:
-        kernels: :func:`foredraft_cloud.native.library.library`.
+        kernels: :func:`foredraft_shared.kernels.library.library`.
         quantised: W8A8; bfloat16 otherwise.
     """
 

@@ -11,22 +11,22 @@ import torch
 from decoder_models import MODELS, reference, scores, tiny_model
 
 from foredraft_cloud.attention import KEY_STEP, AttentionShape
+from foredraft_cloud.compiled import NativeLinear, NativeTransformer
 from foredraft_cloud.decoder import DecoderTarget, load_target
-from foredraft_cloud.native import library as native
-from foredraft_cloud.native.transformer import NativeLinear, NativeTransformer
 from foredraft_cloud.proof import Shapes
 from foredraft_cloud.quantised import pack_quantised
 from foredraft_cloud.target import Run
 from foredraft_cloud.transformer import Transformer
+from foredraft_shared.kernels import library as native
 
 needs_kernels = pytest.mark.skipif(native.library() is None, reason="no compiled kernels on this machine")
 
 
 @pytest.fixture
 def uncached() -> Iterator[None]:
-    native.library.cache_clear()
+    native._found.cache_clear()
     yield
-    native.library.cache_clear()
+    native._found.cache_clear()
 
 
 def both(name: str, *, quantised: bool) -> Iterator[DecoderTarget]:
@@ -107,7 +107,7 @@ def test_without_a_compiler_passes_are_computed_in_torch(uncached: None, monkeyp
     with structlog.testing.capture_logs() as logs:
         target = load_target(tiny_model("llama"), slots=1)
     assert type(target.transformer) is Transformer
-    assert [(entry["log_level"], "install g++" in entry["event"]) for entry in logs] == [("warning", True)]
+    assert [(entry["log_level"], entry["cure"]) for entry in logs] == [("warning", "install g++")]
 
 
 def test_a_compiler_that_fails_is_told_of(uncached: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -117,18 +117,19 @@ def test_a_compiler_that_fails_is_told_of(uncached: None, monkeypatch: pytest.Mo
     monkeypatch.setattr(native, "_processor", lambda: frozenset(native._INSTRUCTIONS))
     monkeypatch.setenv("CXX", str(compiler))
     monkeypatch.setenv("FOREDRAFT_CACHE", str(tmp_path / "cache"))
-    with structlog.testing.capture_logs() as logs:
-        assert native.library() is None
-    assert [entry["error"].strip() for entry in logs] == ["no such instruction"]
+    assert native.library() is None
+    lack = native.missing()
+    assert lack is not None
+    assert lack.reason == f"{compiler} failed: no such instruction"
     assert not list((tmp_path / "cache" / "kernels").iterdir())
 
 
 def test_another_processor_needs_no_compiler(uncached: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "_processor", lambda: frozenset({"avx2"}))
     with structlog.testing.capture_logs() as logs:
-        assert native.library() is None
-    assert logs[0]["log_level"] == "info"
-    assert "avx512_vnni" in logs[0]["missing"]
+        load_target(tiny_model("llama"), slots=1)
+    assert [entry["log_level"] for entry in logs] == ["info"]
+    assert "avx512_vnni" in logs[0]["reason"]
 
 
 @needs_kernels
@@ -137,6 +138,6 @@ def test_the_library_is_built_once(uncached: None, monkeypatch: pytest.MonkeyPat
     assert native.library() is not None
     (built,) = (tmp_path / "kernels").iterdir()
     changed = built.stat().st_mtime_ns
-    native.library.cache_clear()
+    native._found.cache_clear()
     assert native.library() is not None
     assert [(each, each.stat().st_mtime_ns) for each in (tmp_path / "kernels").iterdir()] == [(built, changed)]

@@ -12,17 +12,17 @@ import os
 import shutil
 import subprocess
 import tempfile
+from dataclasses import dataclass
+from enum import IntEnum
 from functools import cache
 from pathlib import Path
 
-import structlog
+from ..models.cache import cache_directory
 
-from foredraft_shared.models.cache import cache_directory
-
-__all__ = ["Layer", "Product", "Rows", "Sizes", "library"]
+__all__ = ["Kind", "Layer", "Missing", "Product", "Rows", "Sizes", "library", "missing"]
 
 _FOLDER = Path(__file__).parent
-_SOURCES = tuple(_FOLDER / name for name in ("kernels.cpp", "attention.h", "products.h"))
+_SOURCES = tuple(_FOLDER / name for name in ("kernels.cpp", "attention.h", "blocks.h", "common.h", "products.h"))
 _INSTRUCTIONS = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16", "fma")
 # These and no others: a virtual machine may hide some of what the compiler believes that its processor has.
 _TARGET = tuple("-m" + name.replace("_", "") for name in _INSTRUCTIONS)
@@ -30,13 +30,19 @@ _TARGET = tuple("-m" + name.replace("_", "") for name in _INSTRUCTIONS)
 _FLAGS = ("-O3", *_TARGET, "-ffp-contract=off", "-fopenmp", "-shared", "-fPIC", "-std=c++17")
 _COMPILE_SECONDS = 120
 
-_log = structlog.get_logger("foredraft.kernels")
+
+class Kind(IntEnum):
+    """See ``enum Kind`` in the source; and so on."""
+
+    BFLOAT16 = 0
+    INT8 = 1
+    BLOCKS_8 = 2
+    BLOCKS_4 = 3
 
 
 class Product(ctypes.Structure):
-    """See ``struct Product`` in the source; and so on."""
-
     _fields_ = [
+        ("kind", ctypes.c_int64),
         ("weight", ctypes.c_void_p),
         ("scale", ctypes.c_void_p),
         ("shift", ctypes.c_void_p),
@@ -76,24 +82,41 @@ class Rows(ctypes.Structure):
     ]
 
 
-@cache
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Why there are no kernels."""
+
+    reason: str
+    cure: str
+    """What would give them; empty where nothing would."""
+
+
 def library() -> ctypes.CDLL | None:
-    """The kernels for this processor; ``None`` where they cannot be had, and the log says why."""
+    """The kernels for this processor; ``None`` where they cannot be had, for the reason that :func:`missing` tells."""
+    found = _found()
+    return None if isinstance(found, Missing) else found
+
+
+def missing() -> Missing | None:
+    """Why :func:`library` gives none; ``None`` if it does."""
+    found = _found()
+    return found if isinstance(found, Missing) else None
+
+
+@cache
+def _found() -> ctypes.CDLL | Missing:
     instructions = _processor()
-    missing = [name for name in _INSTRUCTIONS if name not in instructions]
-    if missing:
-        _log.info("passes in torch: this processor lacks what the compiled kernels need", missing=missing)
-        return None
+    lacking = [name for name in _INSTRUCTIONS if name not in instructions]
+    if lacking:
+        return Missing(f"this processor lacks {', '.join(lacking)}", "")
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "c++", "clang++")), None)
     if compiler is None:
-        _log.warning("passes in torch, slower: there is no C++ compiler for the compiled kernels; install g++")
-        return None
+        return Missing("there is no C++ compiler", "install g++")
     try:
         return _declared(ctypes.CDLL(str(_built(compiler, instructions))))
     except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", None) or str(error)
-        _log.warning("passes in torch, slower: the kernels could not be compiled", compiler=compiler, error=said[-500:])
-        return None
+        said = " ".join((getattr(error, "stderr", None) or str(error)).split())
+        return Missing(f"{compiler} failed: {said[-300:]}", "name another compiler in CXX, or install a newer g++")
 
 
 def _processor() -> frozenset[str]:
