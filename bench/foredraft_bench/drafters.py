@@ -24,7 +24,7 @@ from rich.table import Table
 
 from foredraft_edge.drafters import follow
 from foredraft_edge.drafters.export import ExportOptions, export_onnx, exported
-from foredraft_edge.drafters.kept import first_layers
+from foredraft_edge.drafters.kept import DraftWeights, first_layers
 from foredraft_edge.drafters.onnx import OnnxDrafter
 from foredraft_edge.drafters.text import CachedText
 from foredraft_shared.errors import BackendMissing, ForedraftError
@@ -131,8 +131,14 @@ def _makers(
 
         return TorchDrafter(model.config, model.weights, layers=layers, dtype=dtype, threads=threads)
 
+    def compiled(draft: DraftWeights) -> CachedText:
+        from foredraft_edge.drafters.loading import in_kernels
+
+        return in_kernels(draft, threads)
+
     makers: dict[str, Callable[[], CachedText]] = {}
     for depth, layers in (("full", None), (f"first {first}", first)):
+        makers[f"{depth} compiled"] = lambda layers=layers: compiled(first_layers(model, layers))  # type: ignore[misc]
         for precision in ("float32", "int8", "int4"):
             makers[f"{depth} onnx {precision}"] = lambda layers=layers, precision=precision: onnx(layers, precision)  # type: ignore[misc]
         if torch:

@@ -7,10 +7,9 @@ weight zero.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from torch import Tensor
 
+from foredraft_shared.kernels.memory import lazy_zeros
 from foredraft_shared.models.config import ModelConfig
 
 from .pages import Pages
@@ -19,8 +18,6 @@ __all__ = ["PAGE_TOKENS", "Cache", "bytes_per_token"]
 
 PAGE_TOKENS = 64
 """Divides every number of keys that attention rounds up to."""
-_ALIGNMENT = 64
-"""Bytes: a cache line and an AVX-512 register. Products may differ in their last bits with the alignment of their inputs."""
 
 
 def bytes_per_token(config: ModelConfig, dtype: torch.dtype) -> int:
@@ -41,16 +38,9 @@ class Cache:
     def __init__(self, config: ModelConfig, dtype: torch.dtype, limit_bytes: int) -> None:
         page_bytes = PAGE_TOKENS * bytes_per_token(config, dtype)
         count = limit_bytes // page_bytes
-        self.rows = _zero_pages((config.layers, 2, config.kv_heads, count, PAGE_TOKENS, config.head_dim), dtype)
+        shape = (config.layers, 2, config.kv_heads, count, PAGE_TOKENS, config.head_dim)
+        self.rows = torch.from_numpy(lazy_zeros(count * page_bytes)).view(dtype).view(shape)
         self.pages = Pages(count, PAGE_TOKENS, page_bytes, self._copy)
 
     def _copy(self, source: int, destination: int, count: int) -> None:
         self.rows[:, :, :, destination, :count].copy_(self.rows[:, :, :, source, :count])
-
-
-def _zero_pages(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Zeros that take no memory until written (torch.zeros writes them)."""
-    size = int(np.prod(shape)) * dtype.itemsize
-    pages = torch.from_numpy(np.zeros(size + _ALIGNMENT, np.uint8))
-    start = -pages.data_ptr() % _ALIGNMENT
-    return pages[start : start + size].view(dtype).view(shape)

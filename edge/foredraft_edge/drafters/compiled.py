@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from foredraft_shared.errors import BackendMissing, ModelDamaged
 from foredraft_shared.kernels import library as c
 from foredraft_shared.kernels.blocks import Packed, pack
+from foredraft_shared.kernels.memory import lazy_zeros
 from foredraft_shared.messages import Position
 from foredraft_shared.models.arrangement import arranged, checked
 
@@ -33,7 +35,6 @@ _VERSION = 1
 _METADATA = "foredraft"
 _CONTEXT = 8192
 _PAGE_TOKENS = 64
-_FIRST_PAGES = 8
 _PRODUCTS = ("qkv", "output", "gate_up", "down")
 
 
@@ -132,8 +133,9 @@ class CompiledDrafter(CachedText):
         self._logits = np.zeros(facts["head"], np.float32)
         self._positions = np.arange(self.context, dtype=np.int64)  # and the numbers of the pages
         self._starts = np.zeros(chunk, np.int64)
-        self._shape = (self.layers, 2, facts["kv_heads"], facts["head_dim"])
-        self._arena = self._pages(0)
+        self._pages = -(-self.context // _PAGE_TOKENS)
+        shape = (self.layers, 2, facts["kv_heads"], self._pages, _PAGE_TOKENS, facts["head_dim"])
+        self._arena = lazy_zeros(2 * math.prod(shape)).view(np.uint16).reshape(shape)
 
     def close(self) -> None:
         """Free the weights and the cache; the drafter cannot be used again."""
@@ -142,8 +144,6 @@ class CompiledDrafter(CachedText):
         del self._file, self._embedding, self._arena, self._layers, self._head
 
     def _read(self, start: Position, stop: Position) -> NDArray[np.float32]:
-        if stop > self._arena.shape[3] * _PAGE_TOKENS:
-            self._grow(stop)
         while start < stop:
             end = min(start + self._chunk, stop)
             hidden = self._embedded(self._text[start:end])
@@ -153,7 +153,7 @@ class CompiledDrafter(CachedText):
                 self._starts.ctypes.data,
                 self._positions.ctypes.data,
                 self._turns[start:].ctypes.data,
-                self._arena.shape[3],
+                self._pages,
             )
             self._kernels.foredraft_layers(
                 self._layers,
@@ -180,17 +180,6 @@ class CompiledDrafter(CachedText):
     def _embedded(self, tokens: Iterable[int]) -> NDArray[np.float32]:
         """[R, E], in one piece."""
         return np.concatenate([self._embedding[token : token + 1] for token in tokens]).astype(np.float32)
-
-    def _pages(self, count: int) -> NDArray[np.uint16]:
-        layers, kinds, heads, dim = self._shape
-        return np.zeros((layers, kinds, heads, count, _PAGE_TOKENS, dim), np.uint16)
-
-    def _grow(self, needed: Position) -> None:
-        before = self._arena.shape[3]
-        wanted = max(_FIRST_PAGES, 2 * before, -(-needed // _PAGE_TOKENS))
-        grown = self._pages(min(wanted, -(-self.context // _PAGE_TOKENS)))
-        grown[:, :, :, :before] = self._arena
-        self._arena = grown
 
     # --- loading
 

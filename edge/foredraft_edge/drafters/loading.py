@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -14,8 +13,9 @@ from foredraft_shared.models import Model, Tokenizer, open_model
 
 from .base import Drafter
 from .kept import DraftWeights, first_layers, trained
+from .text import CachedText
 
-__all__ = ["GROUP", "DrafterFactory", "Wanted", "check_vocabulary", "load_drafter"]
+__all__ = ["GROUP", "DrafterFactory", "Wanted", "check_vocabulary", "in_kernels", "load_drafter"]
 
 GROUP = "foredraft.drafters"
 """Entry point group: a name → a :data:`DrafterFactory`; the name is what stands before the colon of a spec."""
@@ -146,23 +146,34 @@ def _factory(kind: str) -> DrafterFactory:
 # --- the built-in kinds ----------------------------------------------------------------------------------------------
 
 
+def in_kernels(draft: DraftWeights, threads: int) -> CachedText:
+    """``draft`` in the compiled kernels.
+
+    Raises:
+        BackendMissing: there are none for this machine; says why.
+    """
+    from foredraft_shared.kernels.library import library, missing
+
+    from .compiled import CompiledDrafter, packed
+
+    kernels, lack = library(), missing()
+    if kernels is None:
+        assert lack is not None
+        cure = f"{lack.cure}, or " if lack.cure else ""
+        raise BackendMissing(f"There are no compiled kernels here: {lack.reason}; {cure}draft with onnx:MODEL.")
+    return CompiledDrafter(kernels, packed(draft), threads=threads)
+
+
 def _best(draft: DraftWeights, threads: int) -> Drafter:
     """In the compiled kernels where they can be had, else by onnxruntime with weights of 8 bits."""
     from foredraft_shared.kernels.library import library
 
-    kernels = library()
-    if kernels is not None:
-        return _in_kernels(kernels, draft, threads)
+    if library() is not None:
+        return in_kernels(draft, threads)
     from .export import exported
     from .onnx import OnnxDrafter
 
     return OnnxDrafter(exported(draft), threads=threads)
-
-
-def _in_kernels(kernels: ctypes.CDLL, draft: DraftWeights, threads: int) -> Drafter:
-    from .compiled import CompiledDrafter, packed
-
-    return CompiledDrafter(kernels, packed(draft), threads=threads)
 
 
 def _model(wanted: Wanted) -> Loaded:
@@ -173,15 +184,8 @@ def _model(wanted: Wanted) -> Loaded:
 
 
 def _compiled(wanted: Wanted) -> Loaded:
-    from foredraft_shared.kernels.library import library, missing
-
-    kernels, lack = library(), missing()
-    if kernels is None:
-        assert lack is not None
-        cure = f"{lack.cure}, or " if lack.cure else ""
-        raise BackendMissing(f"There are no compiled kernels here: {lack.reason}; {cure}draft with onnx:MODEL.")
     model = wanted.model()
-    return _in_kernels(kernels, first_layers(model), wanted.threads), model.tokenizer
+    return in_kernels(first_layers(model), wanted.threads), model.tokenizer
 
 
 def _onnx(wanted: Wanted, precision: str = "int8") -> Loaded:

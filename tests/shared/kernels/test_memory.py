@@ -1,0 +1,30 @@
+"""Room that takes memory only where it is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from foredraft_shared.kernels.memory import lazy_zeros
+
+
+def resident_kib() -> int:
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        pytest.skip("no /proc here")
+    return int(statm.read_text().split()[1]) * 4
+
+
+def test_a_few_bytes_far_apart_take_a_few_pages() -> None:
+    before = resident_kib()
+    room = lazy_zeros(2**30)
+    room[:: 2**22] = 1  # 256 places; in huge pages they would take 512 MiB
+    assert resident_kib() - before < 32 * 1024
+    assert int(room[:: 2**21].sum(dtype=np.int64)) == 256
+    assert room.ctypes.data % 4096 == 0
+
+
+def test_nothing_is_room_too() -> None:
+    assert lazy_zeros(0).size == 0
