@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Literal, TypeAlias
 
 from foredraft_shared import errors
+from foredraft_shared.kernels.library import Missing
 
 from .planner import AdaptivePlanner
 
@@ -24,6 +25,7 @@ __all__ = [
     "accelerator",
     "from_error",
     "greeting_refused",
+    "kernels",
     "memory",
     "model_answers",
     "power",
@@ -83,6 +85,21 @@ def memory(available_mb: float | None) -> Finding:
             "--draft ngram.", figures,
         )  # fmt: skip
     return Finding("memory", "ok", f"{available_mb / 1000:.1f} GB are free", figures=figures)
+
+
+def kernels(lack: Missing | None) -> Finding:
+    """Whether drafts run in compiled kernels.
+
+    Args:
+        lack: why they cannot; ``None`` where they do.
+    """
+    if lack is None:
+        return Finding("kernels", "ok", "compiled for this processor; drafts run in them")
+    if not lack.cure:
+        return Finding("kernels", "ok", f"none: {lack.reason}; drafts run by onnxruntime")
+    return Finding(
+        "kernels", "warn", f"none: {lack.reason}; drafts run by onnxruntime, at a third of the pace", f"{lack.cure}."
+    )
 
 
 def accelerator(hardware: str, torch_version: str | None, torch_cuda: str | None) -> Finding:

@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from foredraft_devices import probe, read_sensors
 from foredraft_shared.errors import DeadlineMissed, ForedraftError, ModelNotFound, UsageError
+from foredraft_shared.kernels.library import missing
 from foredraft_shared.models import Tokenizer
 from foredraft_shared.models.cache import cache_directory
 from foredraft_shared.models.catalogue import CATALOGUE
@@ -48,6 +49,7 @@ def examine_device(root: Path = Path("/")) -> Iterator[Finding]:
         ("cache", _cache),
         ("models", _models),
         ("keys", _keys),
+        ("kernels", lambda: doctor.kernels(missing())),
         ("onnxruntime", _onnxruntime),
         ("torch", lambda: doctor.accelerator(_hardware(root), *_torch())),
         ("power", lambda: _power(root)),
@@ -209,13 +211,11 @@ def _onnxruntime() -> Finding:
     except ImportError as error:
         what = "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be loaded ({error})"
         return Finding(
-            "onnxruntime", "warn", f"it {what}: drafts that are models need it",
+            "onnxruntime", "warn", f"it {what}: without compiled kernels, drafts that are models need it",
             "run: pip install 'foredraft[edge]'; until then there is --draft ngram.",
         )  # fmt: skip
     providers = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
-    return Finding(
-        "onnxruntime", "ok", f"{onnxruntime.__version__} ({', '.join(providers)}); drafts run on the processor"
-    )
+    return Finding("onnxruntime", "ok", f"{onnxruntime.__version__} ({', '.join(providers)}); on the processor")
 
 
 def _hardware(root: Path) -> str:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from foredraft_edge import doctor, enrolment
+from foredraft_edge import doctor, doctor_device, enrolment
 from foredraft_edge.doctor import Answer, Finding, Trial
 from foredraft_edge.doctor_device import examine_device, guarded, open_draft, within
 from foredraft_edge.planner import AdaptivePlanner
 from foredraft_shared.errors import DeadlineMissed, LinkLost, NotEnrolled, Overloaded, UsageError
+from foredraft_shared.kernels.library import Missing
 from foredraft_shared.models.catalogue import CATALOGUE
 
 
@@ -63,7 +64,8 @@ def says(finding: Finding, status: str, words: str, remedy: str) -> None:
 # --- this machine ----------------------------------------------------------------------------------------------------
 
 
-def test_a_machine_where_all_is_well(machine: Machine) -> None:
+def test_a_machine_where_all_is_well(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_device, "missing", lambda: None)
     findings = machine.look()
     assert {finding.status for finding in findings.values()} == {"ok"}
     assert "4.0 GB" in findings["memory"].finding
@@ -74,6 +76,17 @@ def test_a_machine_where_all_is_well(machine: Machine) -> None:
 def test_little_memory(machine: Machine) -> None:
     machine.write("proc/meminfo", "MemTotal: 8000000 kB\nMemAvailable: 200000 kB\n")
     says(machine.look()["memory"], "warn", "200 MB are free", "--draft ngram")
+
+
+def test_compiled_kernels() -> None:
+    assert doctor.kernels(None).status == "ok"
+    says(doctor.kernels(Missing("there is no C++ compiler", "install g++")), "warn", "no C++ compiler", "install g++")
+    says(
+        doctor.kernels(Missing("this processor lacks avx512f", "")),
+        "ok",
+        "lacks avx512f; drafts run by onnxruntime",
+        "",
+    )
 
 
 def test_a_torch_without_cuda_on_a_jetson_and_beside_an_nvidia_card(machine: Machine) -> None:
