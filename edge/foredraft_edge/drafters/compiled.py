@@ -49,8 +49,10 @@ def pack_draft(draft: DraftWeights, path: Path) -> None:
     Raises:
         ModelDamaged: a weight is missing or of another shape.
         BackendMissing: the package safetensors is not installed.
+        OSError: there is no room.
     """
     try:
+        from safetensors import SafetensorError
         from safetensors.numpy import save_file
     except ImportError:
         raise BackendMissing("Packing a draft needs the package safetensors: pip install 'foredraft[edge]'.") from None
@@ -87,7 +89,10 @@ def pack_draft(draft: DraftWeights, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".pack-") as folder:
         made = Path(folder) / path.name
-        save_file(tensors, made, metadata={_METADATA: json.dumps(facts)})
+        try:
+            save_file(tensors, made, metadata={_METADATA: json.dumps(facts)})
+        except SafetensorError as error:
+            raise OSError(" ".join(str(error).split())) from None
         made.replace(path)
 
 

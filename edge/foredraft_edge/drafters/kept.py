@@ -94,13 +94,22 @@ def kept(
     Args:
         form: whatever else the file depends on; its first word is part of the file's name.
         folder: of the cache; ``drafts`` in the models' cache by default.
+
+    Raises:
+        UsageError: it cannot be written.
     """
     folder = folder or cache_directory() / "drafts"
     parts = [draft.name, form, *map(_digest, draft.sources)]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     path = folder / f"{draft.name}-{form.split()[0]}-{key}{suffix}"
     if not path.exists():
-        make(path)
+        try:
+            make(path)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UsageError(
+                f"the draft cannot be written to {folder} ({reason}); make room, or name another folder in FOREDRAFT_CACHE."
+            ) from error
     with contextlib.suppress(OSError):
         os.utime(path)  # so that a clean-up can tell what is in use
     return path

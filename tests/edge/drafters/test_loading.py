@@ -64,6 +64,16 @@ def test_a_packed_file_that_is_damaged_says_what_to_do(model: Model, cache: Path
             load_drafter(model.path)
 
 
+@pytest.mark.parametrize("spec", ["{}", "onnx:{}"])
+def test_a_cache_that_cannot_be_written_is_named(
+    spec: str, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FOREDRAFT_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UsageError, match=r"cannot be written to .*file/drafts .*FOREDRAFT_CACHE"):
+        load_drafter(spec.format(model.path))
+
+
 def test_without_compiled_kernels_a_model_runs_by_onnxruntime(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "_found", lambda: kernels.Missing("there is no C++ compiler", "install g++"))
     for spec in (f"{model.path}", f"first:2:{model.path}"):
