@@ -215,7 +215,14 @@ def draft_command(
             **more,
         }
         arrays = draft.arrays() | {PROMPTS: prompts_tensor(text.key for text in [*texts, *held_out])}
-        save_artifact(out, "draft", model, arrays, {name: rounded(value) for name, value in facts.items()})
+        save_artifact(
+            out,
+            "draft",
+            model,
+            arrays,
+            {name: rounded(value) for name, value in facts.items()},
+            four_bits=draft.four_bits,
+        )
 
     def report(progress: Progress) -> None:
         if progress.acceptance is None:
@@ -238,7 +245,7 @@ def draft_command(
         curve.append(last.facts())
     except KeyboardInterrupt:
         console.print("stopped; what was learnt so far is kept.", highlight=False, soft_wrap=True)
-        draft.refresh()
+        draft.refresh(stored=True)
     after = acceptance(draft, held_out)
     save(validation=_facts(after))
     console.print(f"{said(after)}\n{out}: use it with --draft draft:{out} ", soft_wrap=True, highlight=False)

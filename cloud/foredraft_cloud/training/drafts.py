@@ -45,6 +45,9 @@ class DraftModel(Learner):
         UsageError: the target has no such layer.
     """
 
+    four_bits = ("head.weight",)
+    """What is learnt of the layers is smaller than such steps."""
+
     def __init__(
         self,
         model: Model,

@@ -47,8 +47,8 @@ class Student(Protocol):
     def row_of(self) -> Tensor:
         """[vocabulary]: row of the head, or -1."""
 
-    def refresh(self) -> None:
-        """Take over what the optimiser has changed."""
+    def refresh(self, stored: bool = False) -> None:
+        """Take over what the optimiser has changed; ``stored``: rounded as the artifact will have it."""
 
     def hidden(self, texts: Sequence[Text]) -> Tensor:
         """[M, E]: what the head is multiplied with, where the answered tokens are predicted."""
@@ -80,6 +80,8 @@ class FitOptions:
     """Its share of the loss towards the end; see :mod:`foredraft_cloud.training.distillation`."""
     total_variation_from: float = 0.75
     """When that begins, as a share of the schedule."""
+    stored_from: float = 0.6
+    """When weights begin to be rounded as they will be stored, as a share of the schedule."""
     look_every_s: float = 120.0
     looked_at: int = 80
     """Validation texts of a look on the way."""
@@ -176,7 +178,7 @@ def fit(
         share = options.total_variation if done >= options.total_variation_from else 0.0
         loss, overlap = distil(student.hidden(group), student.head, *student.goal(group), share)
         loss.backward()
-        optimiser.step(scale)
+        optimiser.step(scale, stored=done >= options.stored_from)
         learnt += sum(text.answered for text in group)
         recent.append((float(loss.detach()), float(overlap)))
         found = None
@@ -188,6 +190,7 @@ def fit(
         report(last)
         if found:
             recent.clear()
+    student.refresh(stored=True)
     return last
 
 
@@ -211,7 +214,7 @@ class _AdamW:
         self._steps = 0
 
     @torch.no_grad()
-    def step(self, scale: float) -> None:
+    def step(self, scale: float, stored: bool) -> None:
         self._steps += 1
         gradients: dict[str, Tensor] = {}
         for name, value in self._student.live.items():
@@ -230,7 +233,7 @@ class _AdamW:
             if parameter.ndim == 2:
                 parameter.mul_(1 - self._options.decay * rate)
             parameter.addcdiv_(mean, (square / square_bias).sqrt_().add_(1e-8), value=-rate / mean_bias)
-        self._student.refresh()
+        self._student.refresh(stored)
 
 
 def rounded(value: object) -> object:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,18 @@ from .shards import Text
 from .texts import batch_of
 
 __all__ = ["Learner"]
+
+_BLOCK = 32
+
+
+def rounded_to_four_bits(weight: Tensor) -> Tensor:
+    """``weight`` [out, in] rounded as GGUF's Q4_1 does: 16 even steps between the least and the most of 32 neighbours."""
+    blocks = weight.unflatten(1, (-1, _BLOCK))
+    least, most = blocks.aminmax(dim=-1, keepdim=True)
+    step = (most - least) / 15
+    numbers = ((blocks - least) / step.clamp_min(1e-30)).add_(0.5).floor_().clamp_(0, 15)
+    rounded: Tensor = numbers * step.half().float() + least.half().float()
+    return rounded.flatten(1)
 
 
 class Learner:
@@ -25,10 +37,19 @@ class Learner:
     row_of: Tensor
     """[vocabulary]: row of the head, or -1."""
 
+    four_bits: Collection[str] = ()
+    """Names of the matrices that will be stored in 4 bits."""
+
     @torch.no_grad()
-    def refresh(self) -> None:
-        """Take over what the optimiser has changed."""
+    def refresh(self, stored: bool = False) -> None:
+        """Take over what the optimiser has changed.
+
+        Args:
+            stored: rounded as the artifact will have it, so that the rest is learnt with these errors in place.
+        """
         for name, value in self.parameters.items():
+            if stored and name in self.four_bits and value.shape[1] % _BLOCK == 0:
+                value = rounded_to_four_bits(value)
             if name in self.live:
                 self.live[name].copy_(value)
                 self.live[name].grad = None

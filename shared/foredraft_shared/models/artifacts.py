@@ -1,15 +1,16 @@
 """What we train for a target and ship: drafts and exit heads, one safetensors file each.
 
-Matrices are stored as int8 with a float16 scale for each row, everything else as float16; whole numbers as int32. The
-metadata block says for which target the file was made and how. A draft has no embedding of its own: it uses the target's,
-which a device that runs it therefore needs (and which a file of 30 MB could not hold).
+Matrices are stored as int8 with a float16 scale for each row, or in 4 bits as GGUF's Q4_1 has them (blocks of 32 with a float16
+scale and least value), everything else as float16; whole numbers as int32. The metadata block says for which target the file was
+made and how. A draft has no embedding of its own: it uses the target's, which a device that runs it therefore needs (and which
+a file of 30 MB could not hold).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ModelDamaged, UsageError, VocabularyMismatch
+from ..errors import BackendMissing, ModelDamaged, UsageError, VocabularyMismatch
 from .opened import Model
 
 __all__ = [
@@ -35,7 +36,10 @@ __all__ = [
 
 PROMPTS = "data.prompts"
 """The tensor that names the prompts an artifact was trained on, [prompts, 2] int32."""
-_FORMAT = 1
+_FORMAT = 2
+_FORMATS = (1, _FORMAT)
+"""That this version reads; the first knew no 4 bits."""
+_BLOCK = 32
 _KEY = "foredraft"
 _SCALE = ".scale"
 
@@ -99,15 +103,23 @@ def shipped(model: Model, kind: str) -> Path | None:
 
 
 def save_artifact(
-    path: Path, kind: str, model: Model, tensors: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]
+    path: Path,
+    kind: str,
+    model: Model,
+    tensors: Mapping[str, NDArray[Any]],
+    facts: Mapping[str, Any],
+    *,
+    four_bits: Collection[str] = (),
 ) -> None:
     """Write an artifact for ``model``, all of it or nothing.
 
     Args:
         tensors: float arrays; two-dimensional ones are quantised. Integer arrays are kept.
+        four_bits: names of the matrices that are stored so; the others, and those whose width is no multiple of 32, in 8.
 
     Raises:
         UsageError: the file cannot be written.
+        BackendMissing: 4 bits need the package gguf.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
@@ -116,6 +128,9 @@ def save_artifact(
     for name, tensor in tensors.items():
         if np.issubdtype(tensor.dtype, np.integer):
             stored[name] = tensor.astype(np.int32)
+        elif tensor.ndim == 2 and name in four_bits and tensor.shape[1] % _BLOCK == 0:
+            quants, q4_1 = _gguf()
+            stored[name] = quants.quantize(np.ascontiguousarray(tensor, np.float32), q4_1)
         elif tensor.ndim == 2:
             scale = np.maximum(np.abs(tensor).max(axis=1, keepdims=True), 1e-8) / 127.0
             scale = scale.astype(np.float16).astype(np.float32)
@@ -145,6 +160,7 @@ def load_artifact(path: Path, kind: str) -> Artifact:
 
     Raises:
         ModelDamaged: it is no artifact, of another kind or format, or incomplete.
+        BackendMissing: it holds matrices in 4 bits, and the package gguf is not installed.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -160,6 +176,9 @@ def load_artifact(path: Path, kind: str) -> Artifact:
                 continue
             if value.dtype == np.int8:
                 tensors[name] = value.astype(np.float32) * stored[name + _SCALE].astype(np.float32)[:, None]
+            elif value.dtype == np.uint8:
+                quants, q4_1 = _gguf()
+                tensors[name] = quants.dequantize(value, q4_1)
             else:
                 tensors[name] = value if value.dtype == np.int32 else value.astype(np.float32)
     except (SafetensorError, KeyError, ValueError, IndexError) as error:
@@ -204,6 +223,15 @@ def _metadata(path: Path) -> dict[str, Any]:
     except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ModelDamaged(f"{path} is no artifact of foredraft ({reason}); check the path.") from None
-    if metadata.get("format") != _FORMAT:
-        raise ModelDamaged(f"{path} has format {metadata.get('format')}; this version reads format {_FORMAT}.")
+    if metadata.get("format") not in _FORMATS:
+        raise ModelDamaged(f"{path} has format {metadata.get('format')}; this version reads formats up to {_FORMAT}.")
     return metadata
+
+
+def _gguf() -> tuple[Any, Any]:
+    """gguf's functions of quantisation, and what it calls Q4_1."""
+    try:
+        from gguf import GGMLQuantizationType, quants
+    except ImportError:
+        raise BackendMissing("A trained draft needs the package gguf: pip install 'foredraft[models]'.") from None
+    return quants, GGMLQuantizationType.Q4_1

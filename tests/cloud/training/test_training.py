@@ -37,7 +37,7 @@ from foredraft_cloud.training.texts import batches, split_by_prompt, sub_vocabul
 from foredraft_shared.errors import ModelDamaged, UsageError
 from foredraft_shared.messages import SamplingParams
 from foredraft_shared.models import Model, open_model
-from foredraft_shared.models.artifacts import load_artifact
+from foredraft_shared.models.artifacts import load_artifact, save_artifact
 from foredraft_shared.sampling import pick
 
 QUESTIONS = [f"The robot takes {number} cups from the table, where are they?" for number in range(40)]
@@ -263,6 +263,18 @@ def test_training_on_few_texts_makes_the_draft_foresee_them(model: Model, collec
     assert after is not None
     assert after > before + 0.3
     assert losses[-1].step == 60
+
+
+def test_a_head_is_trained_and_stored_in_the_same_four_bits(model: Model, collected: Path, tmp_path: Path) -> None:
+    texts = read_texts(collected, model)[:12]
+    draft = draft_of(model, texts)
+    fit(draft, texts, [], FitOptions(1.0, steps=3, batch=400))
+    path = tmp_path / "draft.safetensors"
+    save_artifact(path, "draft", model, draft.arrays(), {}, four_bits=draft.four_bits)
+    stored = load_artifact(path, "draft").tensors
+    np.testing.assert_allclose(draft.live["head.weight"].detach().numpy(), stored["head.weight"], rtol=0, atol=1e-6)
+    assert np.abs(draft.parameters["head.weight"].numpy() - stored["head.weight"]).max() > 1e-4, "it was rounded"
+    assert max(len(np.unique(block)) for block in stored["head.weight"].reshape(-1, 32)) <= 16
 
 
 def test_fitting_the_head_beats_copying_it(model: Model, collected: Path) -> None:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from foredraft_shared.errors import ModelDamaged, UsageError, VocabularyMismatch
+from foredraft_shared.kernels.blocks import pack
+from foredraft_shared.kernels.library import Kind
 from foredraft_shared.models import Model, open_model
 from foredraft_shared.models.artifacts import (
     PROMPTS,
@@ -44,6 +46,23 @@ def test_matrices_come_back_within_half_a_step_of_int8(model: Model, tmp_path: P
     assert (np.abs(artifact.tensors["layers.0.attn.q.weight"] - matrix) <= 0.51 * step).all()
     np.testing.assert_allclose(artifact.tensors["norm.weight"], tensors["norm.weight"], rtol=1e-3)
     assert artifact.tensors["head.tokens"].tolist() == [1, 5, 7]
+
+
+def test_a_matrix_in_four_bits_is_one_for_the_kernels_too(model: Model, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    tensors = {
+        name: generator.normal(size=(6, 64)).astype(np.float32) for name in ("head.weight", "layers.0.attn.q.weight")
+    }
+    narrow = generator.normal(size=(6, 40)).astype(np.float32)
+    path = tmp_path / "draft.safetensors"
+    save_artifact(path, "draft", model, tensors | {"narrow": narrow}, {}, four_bits=("head.weight", "narrow"))
+    found = load_artifact(path, "draft").tensors
+    blocks = tensors["head.weight"].reshape(6, 2, 32)
+    step = (blocks.max(-1) - blocks.min(-1)) / 15
+    assert (np.abs(found["head.weight"].reshape(6, 2, 32) - blocks) <= 0.51 * step[..., None]).all()
+    assert np.abs(found["narrow"] - narrow).max() < 0.02, "40 columns are no blocks of 32: 8 bits"
+    assert pack(found["head.weight"]).kind == Kind.BLOCKS_4
+    assert pack(found["layers.0.attn.q.weight"]).kind == Kind.BLOCKS_8
 
 
 def test_another_target_is_refused_by_name(model: Model, tmp_path: Path) -> None:
