@@ -181,7 +181,8 @@ def networks(
                 skills = _skills(stage, chosen, network)
             found.append(network.as_json())
             cells += network.cells(skills)
-            told = {**_heading(stage, tokens), "networks": found, "simulator": cells}
+            recorded = [[(right, round(claim, 4)) for right, claim in skill.drawn] for skill in skills]
+            told = {**_heading(stage, tokens), "networks": found, "simulator": cells, "recorded": recorded}
             write_atomically(out / "networks.json", told)  # after each network: an interrupt leaves what there is
             (out / "networks.md").write_text(as_markdown(told), encoding="utf-8")
     console.print(escape(as_markdown(told)), soft_wrap=True, highlight=False)

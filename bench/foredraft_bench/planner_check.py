@@ -6,6 +6,7 @@
     python -m foredraft_bench.planner_check --grid        # round trips from 1 to 600 ms, an even text
     python -m foredraft_bench.planner_check --profiles    # named networks, passes that vary by 30 %, an uneven text
     python -m foredraft_bench.planner_check --short       # named networks, a small target, texts of 32 and 40 tokens
+    python -m foredraft_bench.planner_check --recorded networks.json   # named networks, texts as a real draft foresaw them
 
 Each cell is a link, a drafter's and a target's speed and an acceptance. One planner writes several texts in a row, as over
 one connection; the first, of which it knows nothing beforehand but the round trip of the greeting, is told apart from the
@@ -16,20 +17,23 @@ which is better over the whole conversation, less one. In reality: ``foredraft b
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import random
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from foredraft_shared.errors import UsageError
 from foredraft_shared.transports.profiles import PROFILES
 from foredraft_shared.transports.relay import LinkSettings
 
 from .metrics import percentile
 from .simulate import planner_for, simulate
-from .virtual_models import Times
+from .virtual_models import Replayed, Times
 
-__all__ = ["Cell", "Regret", "check", "sampled"]
+__all__ = ["Cell", "Regret", "check", "recorded", "sampled"]
 
 VERIFY_MS = 40.0
 
@@ -45,6 +49,8 @@ class Cell:
     concentration: float | None = None
     """See :class:`foredraft_bench.virtual_models.Skill`."""
     tokens: int = 256
+    recorded: tuple[Replayed, ...] = ()
+    """Texts as a real draft foresaw them, in place of an acceptance."""
 
     def describe(self) -> str:
         """The numbers that make it."""
@@ -96,6 +102,31 @@ def short() -> Iterator[Cell]:
                 yield Cell(name, link, times, acceptance, concentration=3.0, tokens=tokens)
 
 
+def recorded(path: Path) -> Iterator[Cell]:
+    """21 cells: the named networks; the times of SmolLM2 in float32 and in bfloat16 with its int8 copy for a draft, and with a
+    draft that takes half of that; texts of 40 tokens as the real draft foresaw them.
+
+    Raises:
+        UsageError: the file is not what ``foredraft bench networks`` writes.
+    """
+    try:
+        texts = [
+            [(bool(right), float(claim)) for right, claim in each] for each in json.loads(path.read_text())["recorded"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} holds no recorded texts ({error}); name a networks.json of bench networks.") from None
+    skills = tuple(Replayed(each) for each in texts if len(each) >= 40)
+    for name, link in PROFILES.items():
+        for draft_ms, verify_ms, row_ms, decode_ms in (
+            (10.0, 31.0, 1.5, 28.0),
+            (9.5, 13.5, 1.0, 10.6),
+            (4.5, 12.5, 0.8, 10.6),
+        ):
+            times = Times(draft_ms, verify_ms, row_ms, decode_ms, spread=0.15, between_ms=0.5, loop_ms=0.2)
+            right = statistics.mean(right for each in texts for right, _ in each)
+            yield Cell(name, link, times, right, tokens=40, recorded=skills)
+
+
 def sampled(count: int) -> Iterator[Cell]:
     """Cells from all over the place, the same every time; times are drawn by their logarithm."""
     for index in range(count):
@@ -123,7 +154,8 @@ def sampled(count: int) -> Iterator[Cell]:
 
 
 def check(cell: Cell, texts: int) -> Regret:
-    """A conversation of so many texts, with the planner and in both modes."""
+    """A conversation of so many texts (all that were recorded), with the planner and in both modes."""
+    texts = len(cell.recorded) or texts
     taken = {mode: _conversation(cell, mode, texts) for mode in ("auto", "cloud", "ahead")}
     best = min(("cloud", "ahead"), key=lambda mode: statistics.mean(taken[mode]))
     chosen_ms, best_ms = statistics.mean(taken["auto"][1:]), statistics.mean(taken[best][1:])
@@ -148,6 +180,7 @@ def _conversation(cell: Cell, mode: str, texts: int) -> list[float]:
             seed=seed,
             concentration=cell.concentration,
             planner=planner,
+            skill=cell.recorded[seed] if cell.recorded else None,
         ).ms_per_token
         for seed in range(texts)
     ]
@@ -166,17 +199,24 @@ def main() -> None:
     parser.add_argument("--grid", action="store_true")
     parser.add_argument("--profiles", action="store_true")
     parser.add_argument("--short", action="store_true")
+    parser.add_argument("--recorded", type=Path, metavar="FILE")
     parser.add_argument("--cells", type=int, default=200, help="of those drawn")
     parser.add_argument("--texts", type=int, default=6)
+    parser.add_argument("--rows", type=int, default=8, help="Cells to be shown.")
     asked = parser.parse_args()
-    cells = grid() if asked.grid else profiles() if asked.profiles else short() if asked.short else sampled(asked.cells)
+    if asked.recorded is not None:
+        cells = recorded(asked.recorded)
+    else:
+        cells = (
+            grid() if asked.grid else profiles() if asked.profiles else short() if asked.short else sampled(asked.cells)
+        )
     found = [(cell, check(cell, asked.texts)) for cell in cells]
     print("| regret | mean | median | 90 % | 95 % | largest | above 3 % |\n|---|---|---|---|---|---|---|")
     print(_distribution("first text, nothing known", [regret.first for _, regret in found]))
     print(_distribution("later texts, mean", [regret.later for _, regret in found]))
     print(_distribution("later texts, median", [regret.median for _, regret in found]))
     print("\n| worst later | first text | later texts | chosen, best ms |\n|---|---|---|---|")
-    for cell, regret in sorted(found, key=lambda each: -each[1].later)[:8]:
+    for cell, regret in sorted(found, key=lambda each: -each[1].later)[: asked.rows]:
         print(
             f"| {cell.describe()} | {regret.first:+.1%} | {regret.later:+.1%} "
             f"| {regret.chosen_ms:.1f}, {regret.best_ms:.1f} |"

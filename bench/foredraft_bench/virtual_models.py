@@ -116,12 +116,12 @@ class Replayed:
     """
 
     def __init__(self, drawn: Sequence[tuple[bool, float]]) -> None:
-        self._drawn = drawn
+        self.drawn = drawn
 
     def __call__(self, position: Position) -> tuple[bool, float]:
         """See :class:`Skill`; beyond the end of what was recorded it is wrong and knows it."""
         index = position - 1  # the virtual prompt is one token
-        return self._drawn[index] if index < len(self._drawn) else (False, 0.0)
+        return self.drawn[index] if index < len(self.drawn) else (False, 0.0)
 
 
 class VirtualDrafter(Text):

@@ -144,7 +144,7 @@ class AdaptivePlanner(Measuring):
     _OLD = 12
     """Samples that an acceptance is worth that was not looked at for so long as :data:`_AGE` tokens."""
     _AGE = 1024
-    _TRUST = 48.0
+    _TRUST = 12.0
     """Rounds that the formula is worth against rounds as they were."""
     _USUALLY = 0.97
     """Of what the formula says: simulated texts took that, and most of them within 5 % of it."""
