@@ -157,6 +157,8 @@ class World:
         """The device's instant: the present."""
         self.cloud_ns = 0
         """The cloud's instant: it computes at the beginning of a pass what it says until the pass's end."""
+        self.drafted_ns = 0
+        """How long the device has drafted in all."""
         self.transport = VirtualTransport(self)
         self.passes = 0
         self.computed_ns = 0

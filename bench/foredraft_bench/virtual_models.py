@@ -24,13 +24,15 @@ _MS = 1_000_000
 
 
 class Clockwork(Protocol):
-    """What the models live in: how long they take, and the two clocks that they move on by it."""
+    """What the models live in: how long they take, the two clocks that they move on by it, and how long the device has
+    drafted in all."""
 
     times: Times
     seed: int
     dice: random.Random
     device_ns: int
     cloud_ns: int
+    drafted_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,9 @@ class Times:
     """The server's own time between two passes."""
     loop_ms: float = 0.0
     """The device's own time for a verdict, in which it neither drafts nor waits."""
+    beside: float = 0.0
+    """By this share a pass takes longer while the device drafts: both are on one machine. As much as it drafted in the time since
+    the pass before began, it is taken to draft during this one."""
 
     def pass_ms(self, rows: int) -> float:
         """A pass over so many rows: a drafted token is one, and so is the token before the draft."""
@@ -135,7 +140,9 @@ class VirtualDrafter(Text):
     def draft(self, limit: int, params: SamplingParams) -> Iterator[Proposal]:
         for _ in range(limit):
             right, claim = self._skill(len(self._text))
-            self._world.device_ns += round(self._world.times.draft_ms * _MS)
+            taken_ns = round(self._world.times.draft_ms * _MS)
+            self._world.device_ns += taken_ns
+            self._world.drafted_ns += taken_ns
             self._text.append(RIGHT if right else WRONG)
             yield Proposal(self._text[-1], claim)
 
@@ -172,7 +179,9 @@ class _Picks:
 
 
 class _Pass:
-    def __init__(self, world: Clockwork, pages: Pages, batch: Sequence[Run], exits: Sequence[Exit]) -> None:
+    def __init__(
+        self, world: Clockwork, pages: Pages, batch: Sequence[Run], exits: Sequence[Exit], drafting: float
+    ) -> None:
         self._world = world
         self._pages = pages
         self._batch = batch
@@ -181,6 +190,7 @@ class _Pass:
         times = world.times
         spread = world.dice.uniform(-times.spread, times.spread) if times.spread else 0.0
         duration_ms = times.pass_ms(sum(len(run.tokens) for run in batch)) * (1.0 + spread)
+        duration_ms *= 1.0 + times.beside * drafting
         if any(run.slot.length == 0 for run in batch):
             duration_ms += times.prefill_ms
         self._duration_ns = round(duration_ms * _MS)
@@ -213,9 +223,18 @@ class VirtualTarget(PagedTarget):
     def __init__(self, world: Clockwork) -> None:
         super().__init__(Pages(self.context, 64, 64, lambda source, destination, count: None))
         self._world = world
+        self._before = (0, 0)
+        """When the last pass began, and how long the device had drafted by then."""
         self.exits = (*(round(100 * exit_.at) for exit_ in world.times.exits), 100)
 
     def verify(self, batch: Sequence[Run], *, exits: bool = True) -> _Pass:
         for run in batch:
             self.make_room(run.slot, run.slot.length + len(run.tokens))
-        return _Pass(self._world, self.pages, batch, self._world.times.exits if exits else ())
+        return _Pass(self._world, self.pages, batch, self._world.times.exits if exits else (), self._drafting())
+
+    def _drafting(self) -> float:
+        """The share of the time since the pass before began that the device drafted."""
+        world, (before_ns, drafted_ns) = self._world, self._before
+        self._before = world.cloud_ns, world.drafted_ns
+        passed_ns = world.cloud_ns - before_ns
+        return min(1.0, (world.drafted_ns - drafted_ns) / passed_ns) if passed_ns > 0 else 0.0

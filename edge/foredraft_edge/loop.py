@@ -314,6 +314,7 @@ class RoundLoop:
         elapsed_ns = self._path.read(_READING_MS)
         if self._writing is None:
             self._accounts.waited(elapsed_ns)  # for the cloud, which writes meanwhile
+            self._planner.disturbed()
         else:
             self._accounts.excuse(elapsed_ns)
 

@@ -68,6 +68,9 @@ class Planner(Protocol):
     def curious(self) -> bool:
         """Whether, while the cloud writes, tokens are drafted only to see if they would have been right."""
 
+    def disturbed(self) -> None:
+        """The device computed while the cloud wrote: on one machine that makes the cloud's next token later."""
+
     def plan(self, written: int, left: int) -> Plan:
         """What to do next, when ``written`` tokens follow the prompt, ``left`` more may, and nothing is in flight."""
 
@@ -99,6 +102,9 @@ class FixedPlanner(Measuring):
         self._mode = mode
 
     curious = False
+
+    def disturbed(self) -> None:
+        pass
 
     def plan(self, written: int, left: int) -> Plan:
         return Plan(self._mode, "fixed by the caller")
@@ -139,12 +145,10 @@ class AdaptivePlanner(Measuring):
     """Of the belief in the acceptance, to hope for."""
     _SOME = 6
     """Samples before which nothing is concluded from them."""
-    _MANY = 128
-    """Samples of acceptance after which nothing is drafted only to be compared."""
     _OLD = 12
     """Samples that an acceptance is worth that was not looked at for so long as :data:`_AGE` tokens."""
     _AGE = 1024
-    _TRUST = 12.0
+    _TRUST = 100.0
     """Rounds that the formula is worth against rounds as they were."""
     _USUALLY = 0.97
     """Of what the formula says: simulated texts took that, and most of them within 5 % of it."""
@@ -175,12 +179,20 @@ class AdaptivePlanner(Measuring):
         self._written = 0
         self._unlooked = 0
         """Tokens of the cloud's since a drafted token was last judged."""
+        self._looking = True
+        """Whether tokens are drafted in this text beside the cloud's stream, if there is still something to be learnt."""
+        self._looking_ms = 0.0
+        """What that may cost."""
+        self._slowed_ms = Estimate(0.0, 32.0)
+        """What it adds to a token of the cloud's: nothing, unless both share a machine."""
         self._between_ms = Estimate(0.0, 32.0)
         """Between two tokens of the cloud's, beside its passes."""
         self._beside = False
         """Whether a token was drafted since the last verdict: on one machine that makes the cloud's own slower."""
         self._streamed_ms: float | None = None
         """The last pass, if it was in a stream that goes on."""
+        self._slowed_from_ms: float | None = None
+        """What that token would have taken, if the device computed beside it."""
         self._mode: Mode = ""
         self._contradicted = 0
         """Trials' worth of time that the formula is not heard for when rounds speak against it again."""
@@ -294,6 +306,8 @@ class AdaptivePlanner(Measuring):
                 self._contradicted = 0
             self._mode = self._why = ""  # another text
             self._lost_ms = 0.0
+            slowed_ms = max(0.0, self._slowed_ms.value)
+            self._looking = self._evidence < self._LEARN or self._looking_ms >= self._SOME * slowed_ms
         self._written = written
         plan = self._choose(left)
         self._mode = plan.mode
@@ -365,9 +379,7 @@ class AdaptivePlanner(Measuring):
 
     @property
     def curious(self) -> bool:
-        if self._evidence >= self._MANY:
-            return False
-        return not self.measured.decode_ms.samples or self.promise_ms() < self._alone_ms()
+        return self._looking and (not self.measured.decode_ms.samples or self.promise_ms() < self._alone_ms())
 
     # --- what happened
 
@@ -389,8 +401,12 @@ class AdaptivePlanner(Measuring):
         if not (streamed and self._beside and self.measured.decode_ms.samples):
             super().answered(rtt_ms=rtt_ms, computed_ms=computed_ms, drafted=drafted)
         self._streamed_ms = computed_ms if streamed and not self._beside else None
+        self._slowed_from_ms = self._alone_ms() if streamed and self._beside else None
         self._beside = False
         self._best = None
+
+    def disturbed(self) -> None:
+        self._beside = True
 
     def drafted(self, elapsed_ms: float) -> None:
         super().drafted(elapsed_ms)
@@ -405,6 +421,7 @@ class AdaptivePlanner(Measuring):
     def progressed(self, tokens: int, elapsed_ms: float, mode: Mode) -> None:
         super().progressed(tokens, elapsed_ms, mode)
         self._spare_ms = min(self._spare_ms + self._SHARE * elapsed_ms, 2.0 * self._trial_ms())
+        self._look(elapsed_ms)
         if mode != "speculate":
             # Jitter makes gaps of nothing and long ones: only their mean says anything.
             if self._streamed_ms is not None:
@@ -423,3 +440,15 @@ class AdaptivePlanner(Measuring):
         keep = 1.0 - 1.0 / self._LASTING
         self._took_ms = self._took_ms * keep + elapsed_ms
         self._foretold_ms = self._foretold_ms * keep + tokens * self.token_ms(self.best(), self.acceptance)
+
+    def _look(self, elapsed_ms: float) -> None:
+        """Pay for what was drafted beside the cloud's stream, and say whether that may go on."""
+        alone_ms, self._slowed_from_ms = self._slowed_from_ms, None
+        self._looking_ms = min(self._looking_ms + self._SHARE * elapsed_ms, self._LEARN * self._alone_ms())
+        if alone_ms is None:
+            return
+        slowed_ms = min(elapsed_ms, self._FREEZE * alone_ms) - alone_ms
+        self._slowed_ms.add(slowed_ms)
+        if self._evidence >= self._LEARN:
+            self._looking_ms -= slowed_ms
+            self._looking = self._looking and self._looking_ms >= -alone_ms  # one token on credit: gaps jitter

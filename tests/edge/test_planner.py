@@ -297,3 +297,29 @@ def test_what_the_cloud_takes_while_the_device_drafts_beside_it_is_not_held_agai
     before = streamed(planner, [10.5] * 100).partition("the cloud alone")[2]
     assert streamed(planner, [15.0] * 60, beside=True).partition("the cloud alone")[2] == before
     assert streamed(planner, [15.0] * 100).partition("the cloud alone")[2] != before
+
+
+def looked_at(beside: float, texts: int = 20) -> tuple[list[float], float]:
+    """Excess over the cloud alone by text, where hope remains that drafts pay, and samples of acceptance."""
+    planner, times = planner_for("auto"), Times(12.0, 24.0, 0.5, 20.0, beside=beside)
+    link = LinkSettings(rtt_ms=100.0)
+    taken = [
+        simulate(link=link, times=times, acceptance=0.8, tokens=40, seed=seed, planner=planner).ms_per_token
+        for seed in range(texts)
+    ]
+    return [each / 20.0 - 1.0 for each in taken], planner.measured.acceptance.samples
+
+
+def test_what_looking_beside_the_stream_costs_is_bounded():
+    """Drafting slows the cloud's passes by a quarter here: sixteen tokens at first, then a hundredth of the time."""
+    excess, seen = looked_at(0.5)
+    assert 0.05 < excess[0] < 0.15
+    assert statistics.mean(excess[1:]) < 0.011
+    assert sum(each > 0.01 for each in excess[1:]) <= 3
+    assert seen > 16, "it does look again now and then"
+
+
+def test_where_looking_costs_nothing_it_goes_on_while_it_may_change_the_decision():
+    excess, seen = looked_at(0.0)
+    assert max(excess) < 0.01
+    assert seen > 40
