@@ -6,6 +6,7 @@
     python -m foredraft_bench.planner_check --grid        # round trips from 1 to 600 ms, an even text
     python -m foredraft_bench.planner_check --profiles    # named networks, passes that vary by 30 %, an uneven text
     python -m foredraft_bench.planner_check --short       # named networks, a small target, texts of 32 and 40 tokens
+    python -m foredraft_bench.planner_check --near --texts 24   # modes near each other, on one machine
     python -m foredraft_bench.planner_check --recorded networks.json   # named networks, texts as a real draft foresaw them
 
 Each cell is a link, a drafter's and a target's speed and an acceptance. One planner writes several texts in a row, as over
@@ -102,6 +103,25 @@ def short() -> Iterator[Cell]:
                 yield Cell(name, link, times, acceptance, concentration=3.0, tokens=tokens)
 
 
+def near() -> Iterator[Cell]:
+    """48 cells: neither mode is much faster than the other, and drafting slows the cloud's passes."""
+    for acceptance in (0.75, 0.85, 0.9, 0.95):
+        for rtt_ms in (30.0, 60.0, 100.0, 150.0):
+            for draft_ms, verify_ms, decode_ms in ((4.0, 24.0, 20.0), (9.0, 14.0, 10.0), (15.0, 60.0, 50.0)):
+                times = Times(
+                    draft_ms,
+                    verify_ms,
+                    0.03 * verify_ms,
+                    decode_ms,
+                    spread=0.15,
+                    between_ms=0.5,
+                    loop_ms=0.2,
+                    beside=0.2,
+                )
+                link = LinkSettings(rtt_ms=rtt_ms, jitter_ms=0.1 * rtt_ms)
+                yield Cell("near", link, times, acceptance, 3.0, 40)
+
+
 def recorded(path: Path) -> Iterator[Cell]:
     """21 cells: the named networks; the times of SmolLM2 in float32 and in bfloat16 with its int8 copy for a draft, and with a
     draft that takes half of that; texts of 40 tokens as the real draft foresaw them.
@@ -196,20 +216,17 @@ def _distribution(name: str, regrets: Sequence[float]) -> str:
 def main() -> None:
     """Print the distribution of regrets, and the worst cells."""
     parser = argparse.ArgumentParser(description="Whether the planner keeps its promise.")
-    parser.add_argument("--grid", action="store_true")
-    parser.add_argument("--profiles", action="store_true")
-    parser.add_argument("--short", action="store_true")
+    named = {"grid": grid, "profiles": profiles, "short": short, "near": near}
+    for name in named:
+        parser.add_argument(f"--{name}", action="store_true")
     parser.add_argument("--recorded", type=Path, metavar="FILE")
     parser.add_argument("--cells", type=int, default=200, help="of those drawn")
     parser.add_argument("--texts", type=int, default=6)
     parser.add_argument("--rows", type=int, default=8, help="Cells to be shown.")
     asked = parser.parse_args()
+    cells = next((make() for name, make in named.items() if getattr(asked, name)), sampled(asked.cells))
     if asked.recorded is not None:
         cells = recorded(asked.recorded)
-    else:
-        cells = (
-            grid() if asked.grid else profiles() if asked.profiles else short() if asked.short else sampled(asked.cells)
-        )
     found = [(cell, check(cell, asked.texts)) for cell in cells]
     print("| regret | mean | median | 90 % | 95 % | largest | above 3 % |\n|---|---|---|---|---|---|---|")
     print(_distribution("first text, nothing known", [regret.first for _, regret in found]))

@@ -20,7 +20,8 @@ by how often tokens of that probability were in fact accepted.
 
 *Mode.* What speculation and the cloud's own stream cost is foretold, not tried. The greeting tells the round trip and
 what a pass takes; the acceptance is learnt from verdicts, and, while the cloud writes, by drafting beside its stream
-(:mod:`.shadow`), which costs the link and the text nothing. ``ms(k)`` is corrected by what rounds in fact took against
+(:mod:`.shadow`), which costs the link nothing, and the text only where both share a machine: what it costs there
+is measured and paid out of a hundredth of the time. ``ms(k)`` is corrected by what rounds in fact took against
 it. At the beginning of a text the mode that is believed to be faster is taken. Within a text, leaving speculation and
 ending a stream both cost a round trip, so only what is left of the text counts: speculation is dropped when it has
 in fact lost time against the cloud alone and even hope (the highest acceptance that what was seen does not speak
@@ -149,7 +150,7 @@ class AdaptivePlanner(Measuring):
     """Samples that an acceptance is worth that was not looked at for so long as :data:`_AGE` tokens."""
     _AGE = 1024
     _TRUST = 100.0
-    """Rounds that the formula is worth against rounds as they were."""
+    """Rounds that the formula is worth against rounds as they were: those of one text are lucky or unlucky together."""
     _USUALLY = 0.97
     """Of what the formula says: simulated texts took that, and most of them within 5 % of it."""
     _LASTING = 128.0

@@ -1,7 +1,8 @@
-"""Drafting beside the cloud's own stream: would the draft have been right? It costs the device's time and nothing else.
+"""Drafting beside the cloud's own stream: would the draft have been right?
 
 While the cloud writes alone, nobody waits for the device. A token drafted behind the committed text is never sent; when the
-cloud's own comes, the two are compared, and the planner knows what speculation would be worth without having tried it.
+cloud's own comes, the two are compared, and the planner knows what speculation would be worth without having tried it. On one
+machine the cloud is slower meanwhile: the planner says for how long that may go on.
 """
 
 from __future__ import annotations
