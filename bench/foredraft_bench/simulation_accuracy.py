@@ -42,6 +42,7 @@ class _RealTime:
         self.times = times
         self.seed = 0
         self.dice = random.Random(0)
+        self.drafted_ns = 0
 
     @property
     def device_ns(self) -> int:
