@@ -136,6 +136,10 @@ def draft_command(
         Path, typer.Option(help="The artifact to write, FILE.safetensors; use it as draft:FILE.safetensors.")
     ],
     target: TargetOption = "smollm2-135m",
+    earlier: Annotated[
+        Path | None,
+        typer.Option("--from", help="Go on from this draft, with its layers and head, in place of the target's own."),
+    ] = None,
     layers: Annotated[
         str, typer.Option(help="Layers of the target (from 0) that the trained ones begin as.")
     ] = "9,10,11",
@@ -162,7 +166,13 @@ def draft_command(
     import torch
 
     from foredraft_shared.models import open_model
-    from foredraft_shared.models.artifacts import PROMPTS, prompts_tensor, save_artifact
+    from foredraft_shared.models.artifacts import (
+        PROMPTS,
+        load_artifact,
+        prompt_hashes,
+        prompts_tensor,
+        save_artifact,
+    )
 
     from .drafts import DraftModel
     from .fitting import FitOptions, acceptance, fit, rounded
@@ -179,23 +189,38 @@ def draft_command(
     if not texts:
         raise UsageError(f"{data[0]} holds no text to train on; collect more, or lower --validation.")
     began = time.monotonic()
-    stop = model.tokenizer.stop_tokens
-    tokens = sub_vocabulary(texts, model.config.vocabulary, min(vocabulary, model.config.vocabulary), stop)
+    asked = {text.key for text in [*texts, *held_out]}
+    copied = layer_numbers(layers)
+    before_that = None if earlier is None else load_artifact(earlier, "draft")
+    if before_that is None:
+        stop = model.tokenizer.stop_tokens
+        tokens = sub_vocabulary(texts, model.config.vocabulary, min(vocabulary, model.config.vocabulary), stop)
+    else:
+        before_that.check(model)
+        if not {"trained_layers", "began_as"} <= before_that.facts.keys() or "head.tokens" not in before_that.tensors:
+            raise UsageError(f"{earlier} does not say how it was trained; begin anew, without --from.")
+        tokens = before_that.tensors["head.tokens"].astype("int64")
+        frozen, copied = before_that.facts["trained_layers"][0], before_that.facts["began_as"]
+        asked |= prompt_hashes(before_that)
     draft = DraftModel(
         model,
         frozen=frozen,
-        layers=layer_numbers(layers),
+        layers=copied,
         tokens=tokens,
         device=where,
         dtype=kind,
         context=max(len(text.tokens) for text in [*texts, *held_out]),
     )
     console = Console(stderr=True)
-    explained = draft.fit_head(texts)
+    explained = None
+    if before_that is None:
+        explained = draft.fit_head(texts)
+    else:
+        draft.take(before_that.tensors)
     before = acceptance(draft, held_out, limit=80)
     answered = sum(text.answered for text in texts)
     console.print(
-        f"{len(texts)} texts, {answered} answered tokens; untrained: {said(before)}", highlight=False, soft_wrap=True
+        f"{len(texts)} texts, {answered} answered tokens; before: {said(before)}", highlight=False, soft_wrap=True
     )
     curve: list[dict[str, Any]] = []
 
@@ -203,18 +228,19 @@ def draft_command(
         facts = {
             "layers": frozen + draft.trained,
             "trained_layers": list(range(frozen, frozen + draft.trained)),
-            "began_as": layer_numbers(layers),
+            "began_as": copied,
             "head": len(tokens),
             "command": "foredraft " + " ".join(sys.argv[1:]),
             "device": device,
             "data": {"texts": len(texts), "prompts": len({text.key for text in texts}), "answered_tokens": answered},
             "head_explains": explained,
+            "earlier": None if before_that is None else before_that.facts,
             "untrained": _facts(before),
             "curve": curve,
             "seconds": time.monotonic() - began,
             **more,
         }
-        arrays = draft.arrays() | {PROMPTS: prompts_tensor(text.key for text in [*texts, *held_out])}
+        arrays = draft.arrays() | {PROMPTS: prompts_tensor(asked)}
         save_artifact(
             out,
             "draft",

@@ -37,7 +37,7 @@ from foredraft_cloud.training.texts import batches, split_by_prompt, sub_vocabul
 from foredraft_shared.errors import ModelDamaged, UsageError
 from foredraft_shared.messages import SamplingParams
 from foredraft_shared.models import Model, open_model
-from foredraft_shared.models.artifacts import load_artifact, save_artifact
+from foredraft_shared.models.artifacts import load_artifact, prompt_hashes, save_artifact
 from foredraft_shared.sampling import pick
 
 QUESTIONS = [f"The robot takes {number} cups from the table, where are they?" for number in range(40)]
@@ -324,6 +324,22 @@ def test_the_commands_make_an_artifact_for_any_target(family: str, tmp_path: Pat
     assert artifact.facts["validation"]["tokens"] > 0
     assert artifact.tensors["head.weight"].shape == (128, 64)
     assert not any(name.startswith("layers.0.") for name in artifact.tensors)
+
+
+def test_a_draft_is_gone_on_with(model: Model, collected: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    common = ["--target", str(model.path), "--dtype", "float32", "--data", str(collected), "--validation", "0.2"]
+    shape = ["--layers", "1,2", "--frozen", "1", "--vocabulary", "128", "--minutes", "0.05", "--out", str(first)]
+    assert CliRunner().invoke(train, ["draft", *common, *shape], catch_exceptions=False).exit_code == 0
+    more = ["--from", str(first), "--minutes", "0.01", "--rate", "0", "--out", str(second)]
+    assert CliRunner().invoke(train, ["draft", *common, *more], catch_exceptions=False).exit_code == 0
+    before, after = load_artifact(first, "draft"), load_artifact(second, "draft")
+    assert after.facts["trained_layers"] == before.facts["trained_layers"] == [1, 2]
+    assert after.facts["earlier"]["command"] == before.facts["command"]
+    assert after.facts["untrained"] == pytest.approx(before.facts["validation"], abs=0.02)
+    assert prompt_hashes(after) == prompt_hashes(before)
+    for name, value in before.tensors.items():
+        np.testing.assert_allclose(after.tensors[name], value, atol=0.01)
 
 
 def test_stopping_leaves_an_artifact_that_can_be_used(
