@@ -15,7 +15,7 @@ class LoopOptions:
 
     ahead: bool = True
     """Draft on while a round is in flight; without it the device waits for each verdict."""
-    window: int = 2
+    window: int = 3
     """Rounds in flight at most; 1 never chains."""
     chain_confidence: float = 0.15
     """A chained round is sent if what it assumes is at least this probable: below, it is only bytes."""

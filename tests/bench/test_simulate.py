@@ -52,8 +52,8 @@ def test_with_a_draft_that_is_always_right_each_mode_is_exact():
     assert ms_per_token("waiting") == pytest.approx((16 + 20 + 40) / 5, rel=0.01)
     assert ms_per_token("unchained") == pytest.approx((20 + 40) / 5, rel=0.01)
     assert ms_per_token("ahead") == pytest.approx(40 / 5, rel=0.01)
-    # With two rounds in flight a long way is the bottleneck: each round comes back after rtt + verify.
-    assert ms_per_token("ahead", rtt_ms=200.0) == pytest.approx((200 + 40) / 2 / 5, rel=0.02)
+    # With three rounds in flight a long way is the bottleneck: each round comes back after rtt + verify.
+    assert ms_per_token("ahead", rtt_ms=200.0) == pytest.approx((200 + 40) / 3 / 5, rel=0.02)
 
 
 def test_a_draft_that_is_always_wrong_leaves_one_token_a_round():
