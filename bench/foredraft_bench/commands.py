@@ -54,6 +54,8 @@ def _group(
         if is_quick or is_full:
             raise UsageError(f"--quick and --full stand alone; leave {context.invoked_subcommand!r} out.")
         return
+    if recording is not None and not is_full:
+        raise UsageError("--recording is for --full; `foredraft bench run --profiles FILE.csv` plays one by itself.")
     pair = Pair(target, draft, dtype, exits, offline)
     if is_quick:
         bench_quick(pair, out, minutes)

@@ -227,7 +227,10 @@ def main() -> None:
     cells = next((make() for name, make in named.items() if getattr(asked, name)), sampled(asked.cells))
     if asked.recorded is not None:
         cells = recorded(asked.recorded)
-    found = [(cell, check(cell, asked.texts)) for cell in cells]
+    try:
+        found = [(cell, check(cell, asked.texts)) for cell in cells]
+    except UsageError as error:
+        parser.error(str(error))
     print("| regret | mean | median | 90 % | 95 % | largest | above 3 % |\n|---|---|---|---|---|---|---|")
     print(_distribution("first text, nothing known", [regret.first for _, regret in found]))
     print(_distribution("later texts, mean", [regret.later for _, regret in found]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from pathlib import Path
 
@@ -14,12 +15,12 @@ RECORDED = Path(__file__).parents[1] / "data" / "recorded_draft.json"
 
 
 def test_with_a_real_draft_s_texts_the_planner_is_hardly_slower_than_the_better_mode():
-    """17 texts, each written once; targets that are three times as slow as the draft, hardly slower, and twice as slow."""
+    """Eight texts, each written once; targets that are three times as slow as the draft, hardly slower, and twice as slow."""
     cells = [cell for cell in recorded(RECORDED) if cell.name in ("lan", "intercontinental")]
     assert len(cells) == 6
-    regrets = [check(cell, 0) for cell in cells]
+    regrets = [check(dataclasses.replace(cell, recorded=cell.recorded[:8]), 0) for cell in cells]
     assert statistics.mean(regret.later for regret in regrets) < 0.015
-    assert max(regret.later for regret in regrets) < 0.08, "a single text that was hoped too much of"
+    assert max(regret.later for regret in regrets) < 0.05
     assert max(regret.median for regret in regrets) < 0.03
 
 

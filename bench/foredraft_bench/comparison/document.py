@@ -213,6 +213,9 @@ def _build(kind: type[_T], value: Any, where: str) -> _T:
     if dataclasses.is_dataclass(kind):
         _expect(isinstance(value, Mapping), where, "an object")
         hints = typing.get_type_hints(kind)
+        for item in dataclasses.fields(kind):
+            required = item.default is item.default_factory is dataclasses.MISSING
+            _expect(item.name in value or not required, f"{where}.{item.name}".lstrip("."), "there")
         known = {item.name: hints[item.name] for item in dataclasses.fields(kind) if item.name in value}
         built = kind(**{name: _build(hint, value[name], f"{where}.{name}".lstrip(".")) for name, hint in known.items()})
     elif origin is types.UnionType:

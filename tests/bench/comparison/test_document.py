@@ -66,7 +66,8 @@ def damaged(change: Any) -> str:
         (damaged(lambda it: it.update(format=99)), "of format 99"),
         (damaged(lambda it: it.update(cells=7)), "cells is not a list"),
         (damaged(lambda it: it["cells"][0].update(tokens="many")), r"cells\[0\].tokens is not"),
-        (damaged(lambda it: it["cells"][0]["samples"]["ahead"][0].pop("tokens")), "tokens"),
+        (damaged(lambda it: it["cells"][0]["samples"]["ahead"][0].pop("tokens")), r"ahead\[0\].tokens is not there"),
+        (damaged(lambda it: it.update(cells=[{}])), r"cells\[0\].network is not there"),
         (damaged(lambda it: it["set_up"].update(seed=True)), "set_up.seed is not"),
     ],
 )
