@@ -23,9 +23,13 @@ from numpy.typing import NDArray
 
 from .messages import Position, SamplingParams, TokenId
 
-__all__ = ["agreement_bound", "gumbel", "noise_bits", "noise_state", "pick", "probabilities", "warp"]
+__all__ = ["agreement_bound", "gumbel", "noise_bits", "noise_state", "pick", "probabilities", "warp", "winner"]
 
 _U32 = np.uint32
+_FEW = 2048
+"""Tokens of which all noises are computed."""
+_NEAR = 5.0
+"""Below the greatest score; any value is right, and this one leaves few candidates."""
 
 
 def _mix(value: int) -> int:
@@ -67,8 +71,29 @@ def noise_bits(seed: int, position: Position, tokens: NDArray[np.integer]) -> ND
 
 def gumbel(seed: int, position: Position, tokens: NDArray[np.integer]) -> NDArray[np.float64]:
     """Standard Gumbel noise for each of ``tokens`` at ``position``; same shape, ``float64``."""
-    uniform = (noise_bits(seed, position, tokens).astype(np.float64) + 0.5) * 2.0**-32
-    return -np.log(-np.log(uniform))
+    return _gumbel_of(noise_bits(seed, position, tokens))
+
+
+def _gumbel_of(bits: NDArray[np.uint32]) -> NDArray[np.float64]:
+    return -np.log(-np.log((bits.astype(np.float64) + 0.5) * 2.0**-32))
+
+
+def winner(scores: NDArray[np.float64], seed: int, position: Position, tokens: NDArray[np.integer]) -> int:
+    """Where ``scores + gumbel(seed, position, tokens)`` is greatest: the first such index.
+
+    Two logarithms for each of a whole vocabulary cost more than all else in a pick. So only those noises are computed that can
+    matter: of tokens whose scores are near the greatest, and of those whose hash is so high that they may beat the best of these.
+    """
+    if scores.size <= _FEW:
+        return int((scores + gumbel(seed, position, tokens)).argmax())
+    bits = noise_bits(seed, position, tokens)
+    least = scores.max() - _NEAR
+    near = scores >= least
+    to_beat = float((scores[near] + _gumbel_of(bits[near])).max())
+    # Noise above x means a uniform number above exp(-exp(-x)); a little less, for the rounding of all this.
+    enough = max(0.0, np.exp(-np.exp(least - to_beat)) - 1e-6) * 2.0**32
+    candidates = np.flatnonzero(near | (bits >= enough))
+    return int(candidates[(scores[candidates] + _gumbel_of(bits[candidates])).argmax()])
 
 
 def warp(scores: NDArray[np.floating], params: SamplingParams) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -120,7 +145,7 @@ def pick(scores: NDArray[np.floating], params: SamplingParams, position: Positio
     if params.greedy:
         return int(np.argmax(scores))
     tokens, tempered = warp(scores, params)
-    return int(tokens[np.argmax(tempered + gumbel(params.seed, position, tokens))])
+    return int(tokens[winner(tempered, params.seed, position, tokens)])
 
 
 def probabilities(scores: NDArray[np.floating], params: SamplingParams) -> NDArray[np.float64]:

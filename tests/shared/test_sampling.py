@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from foredraft_shared.messages import SamplingParams
-from foredraft_shared.sampling import agreement_bound, gumbel, noise_bits, pick, probabilities
+from foredraft_shared.sampling import agreement_bound, gumbel, noise_bits, pick, probabilities, winner
 
 VECTORS = json.loads((Path(__file__).parents[1] / "data" / "noise_vectors.json").read_text())
 
@@ -39,6 +39,21 @@ def test_picks_follow_the_softmax(params: SamplingParams) -> None:
     assert not seen[expected == 0].any()
     alive = expected > 0
     assert stats.chisquare(seen[alive], expected[alive]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0, 4.0, 30.0])
+@pytest.mark.parametrize("size", [3, 5_000, 49_152])
+def test_the_winner_of_a_few_is_the_winner_of_all(spread: float, size: int) -> None:
+    generator = np.random.default_rng(size)
+    tokens = np.sort(generator.permutation(2 * size)[:size])
+    for position in range(60):
+        scores = spread * generator.standard_normal(size)
+        if position % 3 == 0:
+            scores[generator.integers(size)] += 12.0  # one that nearly always wins
+        if position % 5 == 0:
+            scores[generator.integers(size, size=size // 2)] = -np.inf
+        expected = int(np.argmax(scores + gumbel(5, position, tokens)))
+        assert winner(scores, 5, position, tokens) == expected
 
 
 def test_noise_of_neighbours_is_independent() -> None:

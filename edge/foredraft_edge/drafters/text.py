@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from foredraft_shared.errors import UsageError
 from foredraft_shared.messages import Position, SamplingParams, TokenId
-from foredraft_shared.sampling import gumbel, warp
+from foredraft_shared.sampling import warp, winner
 
 from .base import Proposal
 
@@ -171,6 +171,6 @@ def choose(
         return Proposal(row if ids is None else int(ids[row]), probability)
     rows, scores = warp(logits, params)
     tokens: NDArray[Any] = rows if ids is None else ids[rows]
-    best = int((scores + gumbel(params.seed, position, tokens)).argmax())
-    probability = 1.0 / float(np.exp(scores - scores[best]).sum())
+    best = winner(scores, params.seed, position, tokens)
+    probability = 1.0 / float(np.exp((scores - scores[best]).astype(np.float32)).sum())
     return Proposal(int(tokens[best]), probability)
