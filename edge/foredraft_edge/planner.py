@@ -22,7 +22,8 @@ by how often tokens of that probability were in fact accepted.
 what a pass takes; the acceptance is learnt from verdicts, and, while the cloud writes, by drafting beside its stream
 (:mod:`.shadow`), which costs the link nothing, and the text only where both share a machine: what it costs there
 is measured and paid out of a hundredth of the time. ``ms(k)`` is corrected by what rounds in fact took against
-it. At the beginning of a text the mode that is believed to be faster is taken. Within a text, leaving speculation and
+what such rounds, of that length and behind a rejection or none, should have taken: a dozen rounds tell. And by what texts
+took against all that, slowly, since rounds of one text are lucky or unlucky together. At the beginning of a text the mode that is believed to be faster is taken. Within a text, leaving speculation and
 ending a stream both cost a round trip, so only what is left of the text counts: speculation is dropped when it has
 in fact lost time against the cloud alone and even hope (the highest acceptance that what was seen does not speak
 against) says that it will lose more than a round trip until the text ends; or when it has lost so much that the formula
@@ -153,6 +154,10 @@ class AdaptivePlanner(Measuring):
     """Rounds that the formula is worth against rounds as they were: those of one text are lucky or unlucky together."""
     _USUALLY = 0.97
     """Of what the formula says: simulated texts took that, and most of them within 5 % of it."""
+    _SURE = 12.0
+    """The same for what a round takes, which luck hardly changes."""
+    _LATELY = 48.0
+    """Rounds after which what a round took is forgotten."""
     _LASTING = 128.0
     """Rounds after which a round's time is forgotten."""
     _SHORT_WAY_MS = 40.0
@@ -174,6 +179,13 @@ class AdaptivePlanner(Measuring):
         self._stalled = False
         self._spare_ms = 0.0
         """What trials may lose."""
+        self._rounds_took_ms = 0.0
+        self._rounds_foretold_ms = 0.0
+        """Rounds as they were, and by the formula for a round of that length behind one that went so."""
+        self._length = 0
+        """Tokens drafted in the last round judged."""
+        self._anew = True
+        """Whether the round before it was rejected somewhere."""
         self._took_ms = 0.0
         self._foretold_ms = 0.0
         """Rounds as they were, and by the formula."""
@@ -234,15 +246,17 @@ class AdaptivePlanner(Measuring):
 
     def token_ms(self, length: int, acceptance: float) -> float:
         """``ms(k)`` of the theory, at present."""
-        draft = self._draft_ms()
-        server = self._server_ms(length)
-        flight = self.measured.rtt_ms.value + server
         committed = sum(acceptance**index for index in range(length + 1))
-        if not self._window:
-            return (length * draft + flight) / committed
-        hit = acceptance ** (length + 1)
-        interval = max(server, (length + 1) * draft, flight / self._window)
-        return ((1.0 - hit) * ((length + 0.5) * draft + flight) + hit * interval) / committed
+        hit = acceptance ** (length + 1) if self._window else 0.0
+        anew_ms, interval_ms = self._durations_ms(length)
+        return ((1.0 - hit) * anew_ms + hit * interval_ms) / committed
+
+    def _durations_ms(self, length: int) -> tuple[float, float]:
+        """What a round takes that is drafted anew, and what one adds while all goes well."""
+        draft, server = self._draft_ms(), self._server_ms(length)
+        flight = self.measured.rtt_ms.value + server
+        anew_ms = (length + (0.5 if self._window else 0.0)) * draft + flight
+        return anew_ms, max(server, (length + 1) * draft, flight / self._window) if self._window else anew_ms
 
     def best(self) -> int:
         """The draft length that costs least."""
@@ -264,9 +278,14 @@ class AdaptivePlanner(Measuring):
         return costs.index(least) + 1, least
 
     def _wrong(self) -> float:
-        """Rounds as they were over rounds by the formula, which is worth some itself."""
+        """Texts as they were over texts by the formula, which is worth some itself."""
         trust_ms = self._TRUST * self._round_ms()
-        return (self._USUALLY * trust_ms + self._took_ms) / (trust_ms + self._foretold_ms)
+        return self._slow() * (self._USUALLY * trust_ms + self._took_ms) / (trust_ms + self._foretold_ms)
+
+    def _slow(self) -> float:
+        """Rounds as they were over what such rounds should have taken, lucky or not."""
+        trust_ms = self._SURE * self._round_ms()
+        return (trust_ms + self._rounds_took_ms) / (trust_ms + self._rounds_foretold_ms)
 
     def _draft_ms(self) -> float:
         draft = self.measured.draft_ms
@@ -399,6 +418,7 @@ class AdaptivePlanner(Measuring):
 
     def answered(self, *, rtt_ms: float | None, computed_ms: float, drafted: int) -> None:
         streamed = rtt_ms is None and not drafted
+        self._length = drafted
         if not (streamed and self._beside and self.measured.decode_ms.samples):
             super().answered(rtt_ms=rtt_ms, computed_ms=computed_ms, drafted=drafted)
         self._streamed_ms = computed_ms if streamed and not self._beside else None
@@ -415,6 +435,7 @@ class AdaptivePlanner(Measuring):
 
     def judged(self, probabilities: Sequence[float], accepted: int, rejected: bool) -> None:
         super().judged(probabilities, accepted, rejected)
+        self._anew = rejected
         self._best = None
         if probabilities:
             self._unlooked = 0
@@ -440,7 +461,14 @@ class AdaptivePlanner(Measuring):
         self._lost_ms = max(0.0, self._lost_ms + elapsed_ms - tokens * self._alone_ms())
         keep = 1.0 - 1.0 / self._LASTING
         self._took_ms = self._took_ms * keep + elapsed_ms
-        self._foretold_ms = self._foretold_ms * keep + tokens * self.token_ms(self.best(), self.acceptance)
+        foretold_ms = tokens * self.token_ms(self.best(), self.acceptance) * self._slow()
+        self._foretold_ms = self._foretold_ms * keep + foretold_ms
+        if self._length:
+            anew_ms, interval_ms = self._durations_ms(self._length)
+            hit = 0.0 if self._anew else self.acceptance  # of the guess at the target's own token
+            keep = 1.0 - 1.0 / self._LATELY
+            self._rounds_took_ms = self._rounds_took_ms * keep + elapsed_ms
+            self._rounds_foretold_ms = self._rounds_foretold_ms * keep + (1.0 - hit) * anew_ms + hit * interval_ms
 
     def _look(self, elapsed_ms: float) -> None:
         """Pay for what was drafted beside the cloud's stream, and say whether that may go on."""

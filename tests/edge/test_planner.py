@@ -323,3 +323,24 @@ def test_where_looking_costs_nothing_it_goes_on_while_it_may_change_the_decision
     excess, seen = looked_at(0.0)
     assert max(excess) < 0.01
     assert seen > 40
+
+
+def wrong_after(round_ms: float, *, accepted: int, rounds: int = 24) -> float:
+    """What is believed over what the formula says, after rounds of four drafted tokens that took so long."""
+    planner = told(draft_ms=5.0, rtt_ms=20.0, verify_ms=40.0, acceptance=0.9)
+    for _ in range(rounds):
+        planner.answered(rtt_ms=None, computed_ms=40.0, drafted=4)
+        planner.progressed(accepted + 1, round_ms, "speculate")
+        planner.judged([0.9] * 4, accepted, accepted < 4)
+    return planner.expected_ms() / planner.token_ms(planner.best(), planner.acceptance)
+
+
+def test_rounds_that_take_longer_than_they_should_are_believed_soon():
+    """Devices that share a core wait for each other, which no formula knows: 10 ms a token were believed where it took 12."""
+    for usual_ms, accepted in ((43.0, 4), (82.5, 0)):  # server-bound rounds in a row; each drafted anew
+        slower = wrong_after(1.4 * usual_ms, accepted=accepted) / wrong_after(usual_ms, accepted=accepted)
+        assert slower > 1.18
+
+
+def test_unlucky_rounds_say_little_against_the_formula():
+    assert wrong_after(82.5, accepted=0, rounds=8) < 1.1
