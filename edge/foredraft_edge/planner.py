@@ -18,18 +18,18 @@ own probabilities say which tokens are doubtful should be longer in easy places 
 is not ``k`` but that survival: draft on until another token would bring it below. The draft's probabilities are corrected
 by how often tokens of that probability were in fact accepted.
 
-*Mode.* What speculation and the cloud's own stream cost is foretold, not tried. The greeting tells the round trip and
-what a pass takes; the acceptance is learnt from verdicts, and, while the cloud writes, by drafting beside its stream
-(:mod:`.shadow`), which costs the link nothing, and the text only where both share a machine: what it costs there
-is measured and paid out of a hundredth of the time. ``ms(k)`` is corrected by what rounds in fact took against
-what such rounds, of that length and behind a rejection or none, should have taken: a dozen rounds tell. And by what texts
-took against all that, slowly, since rounds of one text are lucky or unlucky together. At the beginning of a text the mode that is believed to be faster is taken. Within a text, leaving speculation and
-ending a stream both cost a round trip, so only what is left of the text counts: speculation is dropped when it has
-in fact lost time against the cloud alone and even hope (the highest acceptance that what was seen does not speak
-against) says that it will lose more than a round trip until the text ends; or when it has lost so much that the formula
-must be wrong: on the way there hope shrinks to what is believed. The loss is a sum that never falls below 0 (Page's
-CUSUM test, Biometrika 41, 1954), so that old gains do not hide a link that has become slow. A stream runs to the end of
-the text, unless that is so far that its end is a small share.
+*Mode.* What speculation and the cloud's own stream cost is foretold, not tried. The greeting tells the round trip and what
+a pass takes; the acceptance is learnt from verdicts, and, while the cloud writes, by drafting beside its stream
+(:mod:`.shadow`), which costs the link nothing, and the text only where both share a machine: what it costs there is
+measured and paid out of a hundredth of the time. ``ms(k)`` is corrected by what rounds in fact took against what such
+rounds, of that length and behind a rejection or none, should have taken: a dozen rounds tell. And by what texts took
+against all that, slowly, since rounds of one text are lucky or unlucky together. At the beginning of a text the mode that
+is believed to be faster is taken. Within a text, leaving speculation and ending a stream both cost a round trip, so only
+what is left of the text counts: speculation is dropped when it has in fact lost time against the cloud alone and even hope
+(the highest acceptance that what was seen does not speak against) says that it will lose more than a round trip until the
+text ends; or when it has lost so much that the formula must be wrong: on the way there hope shrinks to what is believed.
+The loss is a sum that never falls below 0 (Page's CUSUM test, Biometrika 41, 1954), so that old gains do not hide a link
+that has become slow. A stream runs to the end of the text, unless that is so far that its end is a small share.
 
 *Trials.* Where the cloud is believed to be the faster, and hope says otherwise, speculation is tried: when the time
 written since would pay for a failure with one part in a hundred, and where enough is left of the text to win it
