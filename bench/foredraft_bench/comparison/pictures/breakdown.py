@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -11,11 +10,10 @@ from matplotlib.patches import Patch
 
 from ..document import CellResult, Report
 from ..limit import Parts
-from .style import BLACK, CAUSES, figure
+from .style import BLACK, CAUSES, bar_panels
 
 __all__ = ["waterfall"]
 
-_COLUMNS = 2
 _VISIBLE = 0.001
 """Of the width: a narrower part is less than a pixel, and not drawn."""
 
@@ -27,23 +25,13 @@ def waterfall(report: Report, cells: Sequence[CellResult]) -> Figure | None:
     held = [(cell, modes) for cell, modes in held if modes]
     if not held:
         return None
-    columns = min(_COLUMNS, len(held))
-    rows = math.ceil(len(held) / columns)
-    most = max(len(modes) for _, modes in held)
-    picture = figure(1.1 + rows * (0.75 + 0.36 * most))
-    grid = picture.subplots(rows, columns, squeeze=False)
-    for index, (cell, modes) in enumerate(held):
-        axes = grid[index // columns][index % columns]
-        _panel(axes, [report.label(name) for name, _ in modes], [parts for _, parts in modes])
-        axes.set_title(f"{cell.network}, {cell.rtt_ms:.3g} ms round trip", loc="left")
-        if index + columns >= len(held):
-            axes.set_xlabel("ms a token")
-    for index in range(len(held), rows * columns):
-        grid[index // columns][index % columns].remove()
     handles = [
         Patch(facecolor=colour, edgecolor="white", hatch=hatch, label=words) for words, colour, hatch in CAUSES.values()
     ]
-    picture.legend(handles=handles, loc="outside upper center", ncols=3)
+    titles = [f"{cell.network}, {cell.rtt_ms:.3g} ms round trip" for cell, _ in held]
+    picture, panels = bar_panels(titles, max(len(modes) for _, modes in held), "ms a token", handles, 3)
+    for axes, (_, modes) in zip(panels, held, strict=True):
+        _panel(axes, [report.label(name) for name, _ in modes], [parts for _, parts in modes])
     return picture
 
 

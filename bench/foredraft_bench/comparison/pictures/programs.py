@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -11,11 +10,10 @@ from matplotlib.patches import Patch
 
 from ..document import CellResult, Report
 from ..figures import Spread
-from .style import BLACK, BLUE, ORANGE, figure
+from .style import BLACK, BLUE, ORANGE, bar_panels
 
 __all__ = ["other_programs"]
 
-_COLUMNS = 2
 _SHOWN = ("cloud", "ahead", "auto")
 """Our modes that stand beside them."""
 
@@ -25,23 +23,19 @@ def other_programs(report: Report, cells: Sequence[CellResult]) -> Figure | None
     held = [(cell, bars) for cell in cells if cell.peers and (bars := _bars(report, cell))]
     if not held:
         return None
-    columns = min(_COLUMNS, len(held))
-    rows = math.ceil(len(held) / columns)
-    picture = figure(1.1 + rows * (0.75 + 0.36 * max(len(bars) for _, bars in held)))
-    grid = picture.subplots(rows, columns, squeeze=False)
-    for index, (cell, bars) in enumerate(held):
-        axes = grid[index // columns][index % columns]
-        _panel(axes, bars)
-        axes.set_title(f"{cell.tokens} tokens", loc="left")
-        if index + columns >= len(held):
-            axes.set_xlabel("ms a token (lines: lowest to highest run)")
-    for index in range(len(held), rows * columns):
-        grid[index // columns][index % columns].remove()
     handles = [
         Patch(facecolor=ORANGE, hatch="//", edgecolor="white", label="other programs: one machine, no network"),
         Patch(facecolor=BLUE, edgecolor="white", label="foredraft: two sides, over the network named"),
     ]
-    picture.legend(handles=handles, loc="outside upper center", ncols=2)
+    picture, panels = bar_panels(
+        [f"{cell.tokens} tokens" for cell, _ in held],
+        max(len(bars) for _, bars in held),
+        "ms a token (lines: lowest to highest run)",
+        handles,
+        2,
+    )
+    for axes, (_, bars) in zip(panels, held, strict=True):
+        _panel(axes, bars)
     return picture
 
 

@@ -6,14 +6,18 @@ Colours: Okabe and Ito, "Color universal design", 2008.
 from __future__ import annotations
 
 import io
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
-__all__ = ["BLACK", "CAUSES", "GREY", "Look", "figure", "look", "svg"]
+__all__ = ["BLACK", "CAUSES", "GREY", "Look", "bar_panels", "figure", "look", "svg"]
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
@@ -86,6 +90,29 @@ def figure(height_inches: float) -> Figure:
 
     mpl.rcParams.update(_SETTINGS)
     return Figure(figsize=(_WIDTH_INCHES, height_inches), dpi=100, layout="constrained")
+
+
+def bar_panels(
+    titles: Sequence[str], most_bars: int, unit: str, handles: Sequence[Patch], legend_columns: int
+) -> tuple[Figure, list[Axes]]:
+    """A picture with a panel for each title, two beside each other, high enough for so many bars each; and the panels.
+
+    Args:
+        unit: below the lowest panels.
+        handles: of the legend above them all.
+    """
+    columns = min(2, len(titles))
+    rows = math.ceil(len(titles) / columns)
+    picture = figure(1.1 + rows * (0.75 + 0.36 * most_bars))
+    panels = list(picture.subplots(rows, columns, squeeze=False).flat)
+    for left_over in panels[len(titles) :]:
+        left_over.remove()
+    for index, (title, axes) in enumerate(zip(titles, panels, strict=False)):
+        axes.set_title(title, loc="left")
+        if index + columns >= len(titles):
+            axes.set_xlabel(unit)
+    picture.legend(handles=handles, loc="outside upper center", ncols=legend_columns)
+    return picture, panels[: len(titles)]
 
 
 def svg(picture: Figure) -> bytes:
