@@ -68,10 +68,11 @@ class Calibration:
     def __init__(self) -> None:
         self._tried = [0.0] * self._BINS
         self._accepted = [0.0] * self._BINS
+        self._scale = self._taught()
 
     def __call__(self, probability: float) -> float:
         index = self._bin(probability)
-        prior = 1.0 - self._scale() * self._line(index)
+        prior = 1.0 - self._scale * self._line(index)
         tried, accepted = self._tried[index], self._accepted[index]
         return (self._PRIOR_WEIGHT * prior + accepted) / (self._PRIOR_WEIGHT + tried)
 
@@ -79,7 +80,8 @@ class Calibration:
         """Share of wrong tokens in a bin of a draft that nothing is known of."""
         return 0.8 - 0.7 * (index + 0.5) / self._BINS
 
-    def _scale(self) -> float:
+    def _taught(self) -> float:
+        """What the line is to be multiplied by."""
         expected = sum(tried * self._line(index) for index, tried in enumerate(self._tried))
         wrong = sum(self._tried) - sum(self._accepted)
         return min(1.0 / self._line(0), (self._ERRORS + wrong) / (self._ERRORS + expected))
@@ -100,11 +102,13 @@ class Calibration:
             if tried > 0.0:
                 weight = min(tried, 0.5 / (1.0 - self._DECAY))
                 self._tried[index], self._accepted[index] = weight, weight * right / tried
+        self._scale = self._taught()
 
     def add(self, probability: float, accepted: bool) -> None:
         index = self._bin(probability)
         self._tried[index] = self._tried[index] * self._DECAY + 1.0
         self._accepted[index] = self._accepted[index] * self._DECAY + float(accepted)
+        self._scale = self._taught()
 
     def _bin(self, probability: float) -> int:
         return min(int(probability * self._BINS), self._BINS - 1)
