@@ -59,6 +59,11 @@ void weighted_values(const float *weights, int64_t weight_stride, const uint16_t
       _mm512_mask_storeu_ps(out + q * out_stride + at + j * kLanes, masks[j], _mm512_div_ps(sums[q][j], _mm512_set1_ps(totals[q])));
 }
 
+// Sixteen neighbouring keys, or values, of `dim` numbers, on their way into the cache.
+void fetch(const uint16_t *sixteen, int64_t dim) {
+  for (int64_t at = 0; at < kLanes * dim; at += 32) _mm_prefetch(sixteen + at, _MM_HINT_T0);
+}
+
 // The query heads of one row that share a key head. queries, out: of the row; keys, values: of the key head.
 void attend_row(const Sizes &sizes, int64_t kv_head, const uint16_t *queries, const uint16_t *keys, const uint16_t *values,
                 const int64_t *pages, int64_t position, float *scores, float *out) {
@@ -74,7 +79,13 @@ void attend_row(const Sizes &sizes, int64_t kv_head, const uint16_t *queries, co
       __m512 most = nothing;
       for (int64_t key = begin; key < count; key += kLanes) {
         const __mmask16 seen = lanes(count - key) & ~lanes(first - key);
-        const uint16_t *sixteen = keys + (pages[key / kPageTokens] * kPageTokens + key % kPageTokens) * dim;
+        const int64_t place = (pages[key / kPageTokens] * kPageTokens + key % kPageTokens) * dim;
+        const uint16_t *sixteen = keys + place;
+        if (done + q == 0) {  // pages lie apart, so that the processor does not foresee where the next one begins
+          const int64_t next = key + kLanes;
+          if (next < count) fetch(keys + (pages[next / kPageTokens] * kPageTokens + next % kPageTokens) * dim, dim);
+          fetch(values + place, dim);
+        }
         const __m512 score = _mm512_mask_mul_ps(nothing, seen, sixteen_dots(query, sixteen, dim), scale);
         _mm512_storeu_ps(own + key, score);
         most = _mm512_max_ps(most, score);
