@@ -30,7 +30,7 @@ from .prompts import DEMONSTRATION, WARM_UP, read_prompts
 from .report import as_json, check_writable, first_difference, table, write_atomically
 from .runs import schedule
 from .screen import Screen, screen_for, telling
-from .stage import Pair, Stage, encoded, short_name
+from .stage import Pair, Stage, drafts_for_itself, encoded, short_name
 
 __all__ = ["demo"]
 
@@ -172,7 +172,7 @@ def _introduction(settings: Settings, cores: Cores) -> Text:
     pair = settings.pair
     return Text.assemble(
         ("cloud    ", "dim"), (Path(pair.target).name, "bold"), f" in {pair.dtype}, {cores.describe('cloud')}\n",
-        (f"         {_STAND_IN}\n" if pair.dtype == "float32" and pair.draft.endswith(f":{pair.target}") else "", "dim"),
+        (f"         {_STAND_IN}\n" if pair.dtype == "float32" and drafts_for_itself(pair.draft, pair.target) else "", "dim"),
         ("edge     ", "dim"), (short_name(pair.draft), "bold"), f" drafts, {cores.describe('edge')}\n",
         ("network  ", "dim"), f"{network}\n",
         ("sampling ", "dim"), drawn,

@@ -136,6 +136,7 @@ def recorded(path: Path) -> Iterator[Cell]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} holds no recorded texts ({error}); name a networks.json of bench networks.") from None
     skills = tuple(Replayed(each) for each in texts if len(each) >= 40)
+    right = statistics.mean(right for each in texts for right, _ in each)
     for name, link in PROFILES.items():
         for draft_ms, verify_ms, row_ms, decode_ms in (
             (10.0, 31.0, 1.5, 28.0),
@@ -143,7 +144,6 @@ def recorded(path: Path) -> Iterator[Cell]:
             (4.5, 12.5, 0.8, 10.6),
         ):
             times = Times(draft_ms, verify_ms, row_ms, decode_ms, spread=0.15, between_ms=0.5, loop_ms=0.2)
-            right = statistics.mean(right for each in texts for right, _ in each)
             yield Cell(name, link, times, right, tokens=40, recorded=skills)
 
 

@@ -31,7 +31,7 @@ from .modes import Place
 from .processes import CloudProcess, Cores, choose_cores, pin, watching
 from .screen import telling
 
-__all__ = ["Connected", "Pair", "Stage", "encoded", "short_name"]
+__all__ = ["Connected", "Pair", "Stage", "drafts_for_itself", "encoded", "short_name"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +186,11 @@ def encoded(client: Client, prompts: Sequence[str], max_tokens: int, option: str
                 f"is {client.welcome.context}; shorten it or lower {option}."
             )
     return list(found)
+
+
+def drafts_for_itself(draft: str, target: str) -> bool:
+    """Whether a draft's spec names the whole target, in whatever arithmetic: no small model of its own."""
+    return draft.rpartition(":")[2] == target and not draft.startswith(("draft:", "first:"))
 
 
 def short_name(draft: str) -> str:

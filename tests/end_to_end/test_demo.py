@@ -176,6 +176,7 @@ def test_the_real_model_with_traces(start: Start, smollm2: Model, tmp_path: Path
     report = json.loads(file.read_text())
     check_report(report, most=10)
     assert "Paris" in report["modes"][0]["texts"][0]
+    assert "as slow as one larger than its draft" in demo.output
     figures = demo.output.rpartition("ms per token)")[2].partition("Traces are")[0]
     assert max(map(len, figures.splitlines())) <= 80
     for name in ("cloud", "waiting", "ahead"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..stage import drafts_for_itself
 from .document import BASELINE, CellResult, Report, SetUp
 from .figures import Spread
 
@@ -61,7 +62,7 @@ def own_skipped(report: Report, cell: CellResult) -> list[tuple[str, str]]:
 
 def draft_told(set_up: SetUp) -> str:
     """What to know about the draft model before its figures are read; empty where its name says it."""
-    if set_up.draft.rpartition(":")[2] != set_up.target or set_up.draft.startswith(("draft:", "first:")):
+    if not drafts_for_itself(set_up.draft, set_up.target):
         return ""
     return (
         "The draft is no small model here but the target itself with weights of 4 or 8 bits, as none was trained for this "
