@@ -102,15 +102,19 @@ class Network:
         group = self.config.heads // self.config.kv_heads
         key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
         if self.products and query.requires_grad and length <= _LONGEST:
-            seen = torch.ones(length, length, dtype=torch.bool).tril()
-            if window is not None:
-                seen = seen.triu(1 - window)
-            hidden = torch.zeros(length, length, dtype=self.dtype).masked_fill_(~seen, -math.inf)
+            hidden = torch.zeros(length, length, dtype=self.dtype).masked_fill_(~self._seen(length), -math.inf)
             scores = (query @ key.transpose(-1, -2)) * query.shape[-1] ** -0.5 + hidden
             mixed: Tensor = scores.softmax(-1) @ value
         elif window is None or window >= length:
             mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         else:
-            seen = torch.ones(length, length, dtype=torch.bool, device=self.device).tril().triu(1 - window)
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=self._seen(length))
         return mixed.transpose(1, 2).flatten(2)
+
+    def _seen(self, length: int) -> Tensor:
+        """[length, length]: which positions each looks at."""
+        seen, window = (
+            torch.ones(length, length, dtype=torch.bool, device=self.device).tril(),
+            self.config.sliding_window,
+        )
+        return seen if window is None else seen.triu(1 - window)

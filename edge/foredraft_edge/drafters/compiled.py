@@ -58,10 +58,9 @@ def pack_draft(draft: DraftWeights, path: Path) -> None:
         raise BackendMissing("Packing a draft needs the package safetensors: pip install 'foredraft[edge]'.") from None
     config, weights = draft.config, draft.weights
     context = min(_CONTEXT, config.context)
-    head_name = "head.weight" if "head.weight" in weights else "embedding.weight"
-    head = np.ascontiguousarray(weights[head_name], np.float32)
-    tokens = head_tokens(config, weights, len(head))
     embedding = checked(weights, "embedding.weight", config.vocabulary, config.hidden)
+    head = weights.get("head.weight", embedding)
+    tokens = head_tokens(config, weights, len(head))
     tensors: dict[str, NDArray[Any]] = {
         "embedding": embedding.astype(np.float16),
         "norm": checked(weights, "norm.weight", config.hidden),
@@ -124,7 +123,6 @@ class CompiledDrafter(CachedText):
         super().__init__(facts["fingerprint"], facts["context"], facts["vocabulary"], tensors.get("head.tokens"))
         self.layers: int = facts["layers"]
         self._embedding = self._file.get_slice("embedding")
-        self._hidden: int = facts["hidden"]
         self._eps: float = facts["norm_eps"]
         self._kept: list[NDArray[Any]] = []  # what the kernels have the addresses of
         self._turns = self._keep(tensors["turns"])
