@@ -28,6 +28,7 @@ from foredraft_edge.drafters.kept import DraftWeights, first_layers
 from foredraft_edge.drafters.onnx import OnnxDrafter
 from foredraft_edge.drafters.text import CachedText
 from foredraft_shared.errors import BackendMissing, ForedraftError
+from foredraft_shared.kernels.library import possible
 from foredraft_shared.messages import SamplingParams, TokenId
 from foredraft_shared.models import Model, open_model
 
@@ -73,6 +74,8 @@ def measure_drafters(
     model: Model, *, first: int = 3, head: int = 8192, tokens: int = 64, threads: int = 1, torch: bool = True
 ) -> list[Measured]:
     """Time every backend that is installed on ``model``, on its first layers, and on these with a small head.
+
+    The compiled kernels once for each set of instructions of this processor.
 
     Args:
         first: how many layers the shallow ones have.
@@ -131,10 +134,10 @@ def _makers(
 
         return TorchDrafter(model.config, model.weights, layers=layers, dtype=dtype, threads=threads)
 
-    def compiled(draft: DraftWeights) -> CachedText:
+    def compiled(draft: DraftWeights, instructions: str | None = None) -> CachedText:
         from foredraft_edge.drafters.loading import in_kernels
 
-        return in_kernels(draft, threads)
+        return in_kernels(draft, threads, instructions)
 
     makers: dict[str, Callable[[], CachedText]] = {}
     for depth, layers in (("full", None), (f"first {first}", first)):
@@ -143,6 +146,10 @@ def _makers(
             makers[f"{depth} onnx {precision}"] = lambda layers=layers, precision=precision: onnx(layers, precision)  # type: ignore[misc]
         if torch:
             makers[f"{depth} torch bfloat16"] = lambda layers=layers: torch_(layers, "bfloat16")  # type: ignore[misc]
+    for instructions in possible()[1:]:
+        makers[f"full compiled {instructions}"] = lambda instructions=instructions: compiled(  # type: ignore[misc]
+            first_layers(model), instructions
+        )
     makers[f"full llama.cpp {model.weights.quantisation}"] = llama
     for precision in ("int8", "int4"):
         makers[f"small head, {first} layers, onnx {precision}"] = lambda precision=precision: small_head(precision)  # type: ignore[misc]

@@ -87,18 +87,18 @@ def memory(available_mb: float | None) -> Finding:
     return Finding("memory", "ok", f"{available_mb / 1000:.1f} GB are free", figures=figures)
 
 
-def kernels(lack: Missing | None) -> Finding:
+def kernels(found: str | Missing) -> Finding:
     """Whether drafts run in compiled kernels.
 
     Args:
-        lack: why they cannot; ``None`` where they do.
+        found: the set of instructions they are compiled for, or why they cannot be.
     """
-    if lack is None:
-        return Finding("kernels", "ok", "compiled for this processor; drafts run in them")
-    if not lack.cure:
-        return Finding("kernels", "ok", f"none: {lack.reason}; drafts run by onnxruntime")
+    if isinstance(found, str):
+        return Finding("kernels", "ok", f"compiled for {found}; drafts run in them")
+    if not found.cure:
+        return Finding("kernels", "ok", f"none: {found.reason}; drafts run by onnxruntime")
     return Finding(
-        "kernels", "warn", f"none: {lack.reason}; drafts run by onnxruntime, at a third of the pace", f"{lack.cure}."
+        "kernels", "warn", f"none: {found.reason}; drafts run by onnxruntime, at a third of the pace", f"{found.cure}."
     )
 
 

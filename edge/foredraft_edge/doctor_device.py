@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from foredraft_devices import probe, read_sensors
 from foredraft_shared.errors import DeadlineMissed, ForedraftError, ModelNotFound, UsageError
-from foredraft_shared.kernels.library import missing
+from foredraft_shared.kernels.library import instruction_set
 from foredraft_shared.models import Tokenizer
 from foredraft_shared.models.cache import cache_directory
 from foredraft_shared.models.catalogue import CATALOGUE
@@ -49,7 +49,7 @@ def examine_device(root: Path = Path("/")) -> Iterator[Finding]:
         ("cache", _cache),
         ("models", _models),
         ("keys", _keys),
-        ("kernels", lambda: doctor.kernels(missing())),
+        ("kernels", lambda: doctor.kernels(instruction_set())),
         ("onnxruntime", _onnxruntime),
         ("torch", lambda: doctor.accelerator(_hardware(root), *_torch())),
         ("power", lambda: _power(root)),

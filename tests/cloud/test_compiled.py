@@ -19,7 +19,7 @@ from foredraft_cloud.target import Run
 from foredraft_cloud.transformer import Transformer
 from foredraft_shared.kernels import library as native
 
-needs_kernels = pytest.mark.skipif(native.library() is None, reason="no compiled kernels on this machine")
+needs_kernels = pytest.mark.skipif(native.library(native.PASSES) is None, reason="no compiled kernels on this machine")
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def uncached() -> Iterator[None]:
 
 def both(name: str, *, quantised: bool) -> Iterator[DecoderTarget]:
     """A target in torch and one in our kernels, in shapes that nobody proved."""
-    model, kernels = tiny_model(name), native.library()
+    model, kernels = tiny_model(name), native.library(native.PASSES)
     assert kernels is not None
     with torch.inference_mode():
         for transformer in (
@@ -80,7 +80,7 @@ def test_an_integer_product_has_the_bits_of_the_one_in_torch(outputs: int, input
     rows[6] = 1.0
     weight[3] = -1.0  # the largest sums there can be
     bias = torch.randn(outputs, generator=generator) if biased else None
-    kernels = native.library()
+    kernels = native.library(native.PASSES)
     assert kernels is not None
     ours = NativeLinear(kernels, weight, bias, quantised=True)
     expected = pack_quantised(weight, bias)(rows)
@@ -93,7 +93,7 @@ def test_an_integer_product_has_the_bits_of_the_one_in_torch(outputs: int, input
 def test_a_bfloat16_product_rounds_its_inputs_and_nothing_else(outputs: int, inputs: int) -> None:
     generator = torch.Generator().manual_seed(outputs)
     weight, rows = torch.randn(outputs, inputs, generator=generator), torch.randn(9, inputs, generator=generator)
-    kernels = native.library()
+    kernels = native.library(native.PASSES)
     assert kernels is not None
     found = NativeLinear(kernels, weight, None, quantised=False)(rows)
     expected = rows.bfloat16().double() @ weight.bfloat16().double().T
@@ -101,7 +101,7 @@ def test_a_bfloat16_product_rounds_its_inputs_and_nothing_else(outputs: int, inp
 
 
 def test_without_a_compiler_passes_are_computed_in_torch(uncached: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "_processor", lambda: frozenset(native._INSTRUCTIONS))
+    monkeypatch.setattr(native, "_processor", lambda: frozenset(native._SETS[native.PASSES].instructions))
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", "")
     with structlog.testing.capture_logs() as logs:
@@ -114,11 +114,11 @@ def test_a_compiler_that_fails_is_told_of(uncached: None, monkeypatch: pytest.Mo
     compiler = tmp_path / "c++"
     compiler.write_text("#!/bin/sh\n[ $1 = --version ] || { echo no such instruction >&2; exit 1; }\n")
     compiler.chmod(0o755)
-    monkeypatch.setattr(native, "_processor", lambda: frozenset(native._INSTRUCTIONS))
+    monkeypatch.setattr(native, "_processor", lambda: frozenset(native._SETS[native.PASSES].instructions))
     monkeypatch.setenv("CXX", str(compiler))
     monkeypatch.setenv("FOREDRAFT_CACHE", str(tmp_path / "cache"))
-    assert native.library() is None
-    lack = native.missing()
+    assert native.library(native.PASSES) is None
+    lack = native.missing(native.PASSES)
     assert lack is not None
     assert lack.reason == f"{compiler} failed: no such instruction"
     assert not list((tmp_path / "cache" / "kernels").iterdir())
@@ -135,9 +135,9 @@ def test_another_processor_needs_no_compiler(uncached: None, monkeypatch: pytest
 @needs_kernels
 def test_the_library_is_built_once(uncached: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FOREDRAFT_CACHE", str(tmp_path))
-    assert native.library() is not None
+    assert native.library(native.PASSES) is not None
     (built,) = (tmp_path / "kernels").iterdir()
     changed = built.stat().st_mtime_ns
     native._found.cache_clear()
-    assert native.library() is not None
+    assert native.library(native.PASSES) is not None
     assert [(each, each.stat().st_mtime_ns) for each in (tmp_path / "kernels").iterdir()] == [(built, changed)]

@@ -146,8 +146,11 @@ def _factory(kind: str) -> DrafterFactory:
 # --- the built-in kinds ----------------------------------------------------------------------------------------------
 
 
-def in_kernels(draft: DraftWeights, threads: int) -> CachedText:
+def in_kernels(draft: DraftWeights, threads: int, instructions: str | None = None) -> CachedText:
     """``draft`` in the compiled kernels.
+
+    Args:
+        instructions: the set to compile for, in place of the best.
 
     Raises:
         BackendMissing: there are none for this machine; says why.
@@ -156,7 +159,7 @@ def in_kernels(draft: DraftWeights, threads: int) -> CachedText:
 
     from .compiled import CompiledDrafter, packed
 
-    kernels, lack = library(), missing()
+    kernels, lack = library(instructions), missing(instructions)
     if kernels is None:
         assert lack is not None
         cure = f"{lack.cure}, or " if lack.cure else ""

@@ -2,14 +2,14 @@
 
 #pragma once
 
-#include <immintrin.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+
+#include "vectors.h"
 
 extern "C" {
 
@@ -53,34 +53,31 @@ struct Rows {
 
 namespace {
 
-constexpr int64_t kPanel = 64, kVectors = 4, kLanes = 16, kPageTokens = 64, kAhead = 4096;
+constexpr int64_t kPanel = 64, kVectors = kPanel / kLanes, kPageTokens = 64, kAhead = 4096;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 int64_t rounded(int64_t size, int64_t step) { return (size + step - 1) / step * step; }
 
-__mmask16 lanes(int64_t left) { return left >= kLanes ? 0xFFFF : left <= 0 ? 0 : (1u << left) - 1; }
-
-__m512 widened(__m256i halves) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16)); }
-
 // exp(x) within 2 ulp (the polynomial of Cephes).
-__m512 exponential(__m512 x) {
-  x = _mm512_max_ps(_mm512_min_ps(x, _mm512_set1_ps(88.3f)), _mm512_set1_ps(-87.3f));
-  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
-  x = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-  x = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), x);
-  __m512 p = _mm512_set1_ps(1.9875691500e-4f);
+Floats exponential(Floats x) {
+  x = largest(smallest(x, all(88.3f)), all(-87.3f));
+  const Ints power = nearest(x * 1.44269504f);
+  const Floats n = as_floats(power);
+  x = fused(n, all(-0.693359375f), x);
+  x = fused(n, all(2.12194440e-4f), x);
+  Floats p = all(1.9875691500e-4f);
   for (float factor : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
-    p = _mm512_fmadd_ps(p, x, _mm512_set1_ps(factor));
-  p = _mm512_fmadd_ps(p, _mm512_mul_ps(x, x), _mm512_add_ps(x, _mm512_set1_ps(1.0f)));
-  return _mm512_scalef_ps(p, n);
+    p = fused(p, x, all(factor));
+  p = fused(p, x * x, x + 1.0f);
+  return p * (Floats)((power + 127) << 23);
 }
 
-// What becomes of a row's sums for sixteen outputs. `add`: to what is there.
-void store(const Product &product, int64_t column, __m512 result, float *out, bool add) {
-  const __mmask16 mask = lanes(product.outputs - column);
-  if (product.bias) result = _mm512_add_ps(result, _mm512_maskz_loadu_ps(mask, product.bias + column));
-  if (add) result = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, out + column), result);
-  _mm512_mask_storeu_ps(out + column, mask, result);
+// What becomes of a row's sums for some outputs. `add`: to what is there.
+void store_result(const Product &product, int64_t column, Floats result, float *out, bool add) {
+  const int64_t left = product.outputs - column;
+  if (product.bias) result = result + load(product.bias + column, left);
+  if (add) result = load(out + column, left) + result;
+  store(out + column, result, left);
 }
 
 }  // namespace

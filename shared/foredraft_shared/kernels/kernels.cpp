@@ -1,4 +1,4 @@
-// A decoder's layers for a few rows, on processors with AVX-512, VNNI and bfloat16 instructions.
+// A decoder's layers for a few rows, in the vector instructions of the processor (vectors.h).
 //
 // A row's bits depend on the row and on the keys before it, on nothing else: every output is summed by one thread, in one
 // order, with the same instructions for each number of rows. Sizes as in transformer.py: R rows, E hidden, KV key/value
@@ -9,51 +9,52 @@
 #include "attention.h"
 #include "products.h"
 
+#ifdef _OPENMP
+#include <omp.h>
+#else  // the compiler has none: one thread, whatever is asked for
+int omp_get_thread_num() { return 0; }
+#endif
+
 namespace {
 
 // --- rows
 
 void rms_norm(const float *row, const float *weight, int64_t size, float eps, float *out) {
-  __m512 squares = _mm512_setzero_ps();
-  for (int64_t at = 0; at < size; at += kLanes) {
-    const __m512 some = _mm512_maskz_loadu_ps(lanes(size - at), row + at);
-    squares = _mm512_fmadd_ps(some, some, squares);
+  Floats squares[kParts]{};
+  for (int64_t at = 0; at < size; at += kWide) {
+    for (int part = 0; part < kParts; ++part) {
+      const Floats some = load(row + at + part * kLanes, size - at - part * kLanes);
+      squares[part] = fused(some, some, squares[part]);
+    }
   }
-  const __m512 factor = _mm512_set1_ps(1.0f / std::sqrt(_mm512_reduce_add_ps(squares) / (float)size + eps));
-  for (int64_t at = 0; at < size; at += kLanes) {
-    const __mmask16 mask = lanes(size - at);
-    const __m512 some = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, row + at), factor);
-    _mm512_mask_storeu_ps(out + at, mask, _mm512_mul_ps(some, _mm512_maskz_loadu_ps(mask, weight + at)));
-  }
+  const float factor = 1.0f / std::sqrt(sum_across(squares) / (float)size + eps);
+  for (int64_t at = 0; at < size; at += kLanes)
+    store(out + at, load(row + at, size - at) * factor * load(weight + at, size - at), size - at);
 }
 
 void silu_times(const float *gate, const float *up, int64_t size, float *out) {
-  const __m512 one = _mm512_set1_ps(1.0f);
   for (int64_t at = 0; at < size; at += kLanes) {
-    const __mmask16 mask = lanes(size - at);
-    const __m512 x = _mm512_maskz_loadu_ps(mask, gate + at);
-    const __m512 y = _mm512_div_ps(x, _mm512_add_ps(one, exponential(_mm512_sub_ps(_mm512_setzero_ps(), x))));
-    _mm512_mask_storeu_ps(out + at, mask, _mm512_mul_ps(y, _mm512_maskz_loadu_ps(mask, up + at)));
+    const Floats x = load(gate + at, size - at);
+    store(out + at, x / (exponential(-x) + 1.0f) * load(up + at, size - at), size - at);
   }
 }
 
 // Neighbouring numbers of `heads` heads are turned as complex numbers.
 void rotate(float *row, int64_t heads, int64_t dim, const float *turns) {
+  const Longs low = Longs{} + 0xFFFFFFFF, minus = Longs{} + 0x80000000;
   for (int64_t head = 0; head < heads; ++head, row += dim) {
     for (int64_t at = 0; at < dim; at += kLanes) {
-      const __mmask16 mask = lanes(dim - at);
-      const __m512 x = _mm512_maskz_loadu_ps(mask, row + at), turn = _mm512_maskz_loadu_ps(mask, turns + at);
-      const __m512 crossed = _mm512_mul_ps(_mm512_permute_ps(x, 0xB1), _mm512_movehdup_ps(turn));
-      _mm512_mask_storeu_ps(row + at, mask, _mm512_fmaddsub_ps(x, _mm512_moveldup_ps(turn), crossed));
+      const Floats x = load(row + at, dim - at);
+      const Longs pairs = (Longs)x, turn = (Longs)load(turns + at, dim - at);
+      const Floats real = (Floats)((turn & low) | turn << 32), imaginary = (Floats)((turn & ~low) | turn >> 32);
+      const Longs crossed = (Longs)((Floats)(pairs << 32 | pairs >> 32) * imaginary);
+      store(row + at, fused(x, real, (Floats)(crossed ^ minus)), dim - at);
     }
   }
 }
 
 void to_bfloat16(const float *from, int64_t size, uint16_t *to) {
-  for (int64_t at = 0; at < size; at += kLanes) {
-    const __mmask16 mask = lanes(size - at);
-    _mm256_mask_storeu_epi16(to + at, mask, (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, from + at)));
-  }
+  for (int64_t at = 0; at < size; at += kLanes) store_bfloat16(to + at, load(from + at, size - at), size - at);
 }
 
 // --- a layer
@@ -86,7 +87,7 @@ struct Work {
   Work(Scratch &scratch, const Sizes &sizes, int64_t count, int64_t keys, int64_t threads) {
     const int64_t query = sizes.heads * sizes.dim, key = sizes.kv_heads * sizes.dim;
     width = rounded(std::max({sizes.hidden, query, sizes.feed_forward}), 64);
-    scores_size = 4 * rounded(keys, kLanes);
+    scores_size = 4 * rounded(keys, kWide);
     const int64_t wides = std::max(query + 2 * key, 2 * sizes.feed_forward);
     scratch.need(count * (width * 6 + 4 + 4 * wides + 2 * query + 4 * key) + threads * scores_size * 4 + 512);
     bytes = scratch.take<char>(count * width * 2);
@@ -183,8 +184,6 @@ int64_t most_keys(const Rows &rows) {
 }  // namespace
 
 extern "C" {
-
-int omp_get_thread_num();
 
 // [R, inputs] -> [R, outputs]; `norm` [inputs] may be null.
 void foredraft_product(const Product *product, const float *norm, float eps, const float *rows, int64_t count, float *out,

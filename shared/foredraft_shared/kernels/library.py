@@ -1,7 +1,7 @@
 """The compiled kernels: built once for this processor, kept in the cache folder, loaded.
 
-Built by the machine's own C++ compiler in two or three seconds; a library of another source, compiler or processor has another
-name.
+Built by the machine's own C++ compiler in two or three seconds, for the best set of vector instructions it and the processor
+know; a library of another source, compiler or processor has another name.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -16,18 +17,60 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
+from ..errors import UsageError
 from ..models.cache import cache_directory
 
-__all__ = ["Kind", "Layer", "Missing", "Product", "Rows", "Sizes", "library", "missing"]
+__all__ = [
+    "PASSES",
+    "Kind",
+    "Layer",
+    "Missing",
+    "Product",
+    "Rows",
+    "Sizes",
+    "instruction_set",
+    "library",
+    "missing",
+    "possible",
+]
 
 _FOLDER = Path(__file__).parent
-_SOURCES = tuple(_FOLDER / name for name in ("kernels.cpp", "attention.h", "blocks.h", "common.h", "products.h"))
-_INSTRUCTIONS = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16", "fma")
-# These and no others: a virtual machine may hide some of what the compiler believes that its processor has.
-_TARGET = tuple("-m" + name.replace("_", "") for name in _INSTRUCTIONS)
+_SOURCES = tuple(
+    _FOLDER / name
+    for name in ("kernels.cpp", "attention.h", "blocks.h", "common.h", "passes.h", "products.h", "vectors.h")
+)
+
+
+class _Set(NamedTuple):
+    instructions: tuple[str, ...]
+    """What a processor must have, by the names Linux gives them."""
+    flags: tuple[str, ...]
+
+
+def _x86(*instructions: str) -> _Set:
+    # These and no others: a virtual machine may hide some of what the compiler believes that its processor has.
+    return _Set(instructions, tuple("-m" + name.replace("_", "") for name in instructions))
+
+
+_SETS = {
+    "avx512": _x86("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16", "fma"),
+    "avxvnni": _x86("avx2", "fma", "f16c", "avx_vnni"),
+    "avx2": _x86("avx2", "fma", "f16c"),
+    "dotprod": _Set(("asimddp",), ("-march=armv8.2-a+dotprod",)),
+    "neon": _Set(("asimd",), ("-march=armv8-a",)),
+    "generic": _Set((), ("-O1", "-DFOREDRAFT_GENERIC")),  # -O3 compiles for 11 s
+}
+_WORTH_IT = tuple(name for name in _SETS if name != "generic")
+"""Best first. The other is for tests: any processor has it, but is quicker without."""
+PASSES = "avx512"
+"""The only set that has the products of the cloud's passes."""
+_NONE = "none"
+_ASKED = "FOREDRAFT_KERNELS"
+
 # Without contraction: a product and a sum are one rounding where the source says so, or two, but never as the compiler likes.
-_FLAGS = ("-O3", *_TARGET, "-ffp-contract=off", "-fopenmp", "-shared", "-fPIC", "-std=c++17")
+_FLAGS = ("-O3", "-ffp-contract=off", "-shared", "-fPIC", "-std=c++17")
 _COMPILE_SECONDS = 120
 
 
@@ -91,59 +134,110 @@ class Missing:
     """What would give them; empty where nothing would."""
 
 
-def library() -> ctypes.CDLL | None:
-    """The kernels for this processor; ``None`` where they cannot be had, for the reason that :func:`missing` tells."""
-    found = _found()
-    return None if isinstance(found, Missing) else found
+def library(wanted: str | None = None) -> ctypes.CDLL | None:
+    """The kernels; ``None`` where they cannot be had, for the reason that :func:`missing` tells.
+
+    Args:
+        wanted: the set of instructions; by default the best that this processor has, or the one that ``FOREDRAFT_KERNELS``
+            names. All that have a product compute the same bits.
+
+    Raises:
+        UsageError: ``FOREDRAFT_KERNELS`` names none.
+    """
+    found = _found(wanted, _asked())
+    return None if isinstance(found, Missing) else found.kernels
 
 
-def missing() -> Missing | None:
+def missing(wanted: str | None = None) -> Missing | None:
     """Why :func:`library` gives none; ``None`` if it does."""
-    found = _found()
+    found = _found(wanted, _asked())
     return found if isinstance(found, Missing) else None
 
 
-@cache
-def _found() -> ctypes.CDLL | Missing:
+def instruction_set() -> str | Missing:
+    """The set that :func:`library` is compiled for, or why there is none."""
+    found = _found(None, _asked())
+    return found if isinstance(found, Missing) else found.name
+
+
+def possible() -> tuple[str, ...]:
+    """The sets that this processor has and that are worth it, best first."""
     instructions = _processor()
-    lacking = [name for name in _INSTRUCTIONS if name not in instructions]
-    if lacking:
+    return tuple(name for name in _WORTH_IT if instructions.issuperset(_SETS[name].instructions))
+
+
+class _Found(NamedTuple):
+    name: str
+    kernels: ctypes.CDLL
+
+
+def _asked() -> str | None:
+    asked = os.environ.get(_ASKED) or None
+    if asked not in (None, _NONE, *_SETS):
+        raise UsageError(f"{_ASKED}={asked} is no set of instructions; write one of {', '.join((*_SETS, _NONE))}.")
+    return asked
+
+
+@cache
+def _found(wanted: str | None, asked: str | None) -> _Found | Missing:
+    if asked and wanted not in (None, asked):
+        return Missing(f"{_ASKED} is {asked}, and these need {wanted}", f"unset {_ASKED}")
+    if asked == _NONE:
+        return Missing(f"{_ASKED} is {asked}", f"unset {_ASKED}")
+    named = wanted or asked
+    instructions = _processor()
+    fitting = (named,) if named else possible()
+    if named and (lacking := [each for each in _SETS[named].instructions if each not in instructions]):
         return Missing(f"this processor lacks {', '.join(lacking)}", "")
+    if not fitting:
+        return Missing(f"this processor has none of {', '.join(_WORTH_IT)}", "")
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "c++", "clang++")), None)
     if compiler is None:
         return Missing("there is no C++ compiler", "install g++")
-    try:
-        return _declared(ctypes.CDLL(str(_built(compiler, instructions))))
-    except (OSError, subprocess.SubprocessError) as error:
-        said = " ".join((getattr(error, "stderr", None) or str(error)).split())
-        return Missing(f"{compiler} failed: {said[-300:]}", "name another compiler in CXX, or install a newer g++")
+    failures = []
+    for name in fitting:  # an old compiler may not know the best
+        try:
+            return _Found(name, _declared(ctypes.CDLL(str(_built(compiler, name, instructions)))))
+        except (OSError, subprocess.SubprocessError) as error:
+            failures.append(" ".join((getattr(error, "stderr", None) or str(error)).split())[-300:])
+    return Missing(f"{compiler} failed: {failures[0]}", "name another compiler in CXX, or install a newer g++")
 
 
 def _processor() -> frozenset[str]:
-    """Its instruction sets, by the names Linux gives them; none where there is no Linux."""
+    """Its instruction sets, by the names Linux gives them; none where they cannot be told."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
+        if platform.system() != "Darwin":
+            lines = Path("/proc/cpuinfo").read_text().splitlines()
+            return frozenset(
+                next((line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), ())
+            )
+        if platform.machine() == "arm64":  # all that Apple has built
+            return frozenset(("asimd", "asimddp"))
+        command = ("sysctl", "-n", "machdep.cpu.features", "machdep.cpu.leaf7_features")
+        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+        return frozenset(told.lower().split())
+    except (OSError, subprocess.SubprocessError):
         return frozenset()
-    return frozenset(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), ()))
 
 
-def _built(compiler: str, instructions: frozenset[str]) -> Path:
+def _built(compiler: str, name: str, instructions: frozenset[str]) -> Path:
     """The library's file.
 
     Raises:
         OSError, subprocess.SubprocessError: it could not be compiled or written.
     """
+    threads = () if platform.system() == "Darwin" else ("-fopenmp",)  # Apple's clang has none: one thread
+    flags = (*_FLAGS, *threads, *_SETS[name].flags)
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=20).stdout
-    parts = (*(source.read_text() for source in _SOURCES), " ".join(_FLAGS), version, " ".join(sorted(instructions)))
-    name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+    parts = (*(source.read_text() for source in _SOURCES), " ".join(flags), version, " ".join(sorted(instructions)))
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
     folder = cache_directory() / "kernels"
-    file = folder / f"{name}.so"
+    file = folder / f"{name}-{digest}.so"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as aside:
             made = Path(aside) / file.name
-            command = [compiler, *_FLAGS, str(_SOURCES[0]), "-o", str(made)]
+            command = [compiler, *flags, str(_SOURCES[0]), "-o", str(made)]
             subprocess.run(command, capture_output=True, text=True, check=True, timeout=_COMPILE_SECONDS)
             made.replace(file)
     return file

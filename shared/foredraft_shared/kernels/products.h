@@ -3,97 +3,11 @@
 #pragma once
 
 #include "blocks.h"
-#include "common.h"
+#ifdef FOREDRAFT_AVX512
+#include "passes.h"
+#endif
 
 namespace {
-
-// Their two instructions stand as such: gcc copies the sums of the second to and fro otherwise, a third of its speed.
-
-struct Bfloat16 {
-  using Sums = __m512;
-  static Sums start(const Product &, int64_t) { return _mm512_setzero_ps(); }
-  static void add(Sums &sums, __m512i rows, __m512i weight) { asm("vdpbf16ps %2, %1, %0" : "+v"(sums) : "v"(rows), "v"(weight)); }
-  static __m512 result(const Product &, int64_t, __mmask16, Sums sums, float) { return sums; }
-};
-
-struct Int8 {
-  using Sums = __m512i;
-  static Sums start(const Product &product, int64_t column) {
-    return _mm512_maskz_loadu_epi32(lanes(product.outputs - column), product.shift + column);
-  }
-  static void add(Sums &sums, __m512i rows, __m512i weight) { asm("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(rows), "v"(weight)); }
-  static __m512 result(const Product &product, int64_t column, __mmask16 mask, Sums sums, float scale) {
-    const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_maskz_loadu_ps(mask, product.scale + column));
-    return _mm512_mul_ps(scaled, _mm512_set1_ps(scale));
-  }
-};
-
-int64_t steps_of(const Product &product) {
-  const int64_t inputs = product.kind == kInt8 ? 4 : 2;
-  return rounded(product.inputs, inputs) / inputs;
-}
-int64_t stride_of(const Product &product) {
-  return rounded(product.kind >= kBlocks8 ? blocks_of(product) * sizeof(RowBlock) : 4 * steps_of(product), 64);
-}
-
-// M rows by one panel. `add`: to what is there.
-template <class Kind, int M>
-void panel(const Product &product, int64_t index, const char *rows, const float *scales, float *out, bool add) {
-  const int64_t steps = steps_of(product), stride = stride_of(product), first = index * kPanel;
-  const char *weight = product.weight + index * steps * kPanel * 4;
-  typename Kind::Sums sums[M][kVectors];
-#pragma GCC unroll 4
-  for (int j = 0; j < kVectors; ++j)
-#pragma GCC unroll 6
-    for (int m = 0; m < M; ++m) sums[m][j] = Kind::start(product, first + j * kLanes);
-  for (int64_t step = 0; step < steps; ++step, weight += kPanel * 4) {
-    __m512i some[kVectors];
-#pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) {
-      some[j] = _mm512_load_si512(weight + j * 64);
-      _mm_prefetch(weight + kAhead + j * 64, _MM_HINT_T0);
-    }
-#pragma GCC unroll 6
-    for (int m = 0; m < M; ++m) {
-      int32_t four;
-      std::memcpy(&four, rows + m * stride + 4 * step, 4);
-      const __m512i same = _mm512_set1_epi32(four);
-#pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) Kind::add(sums[m][j], same, some[j]);
-    }
-  }
-#pragma GCC unroll 4
-  for (int j = 0; j < kVectors; ++j) {
-    const int64_t column = first + j * kLanes;
-    const __mmask16 mask = lanes(product.outputs - column);
-#pragma GCC unroll 6
-    for (int m = 0; m < M; ++m) {
-      const __m512 result = Kind::result(product, column, mask, sums[m][j], scales[m]);
-      store(product, column, result, out + m * product.outputs, add);
-    }
-  }
-}
-
-template <class Kind>
-void panel_of_all(const Product &product, int64_t index, int64_t count, const char *rows, const float *scales, float *out,
-                  bool add) {
-  for (int64_t row = 0; row < count;) {
-    const int64_t left = count - row;
-    const char *from = rows + row * stride_of(product);
-    float *to = out + row * product.outputs;
-#define BLOCK(M) panel<Kind, M>(product, index, from, scales + row, to, add), row += M
-    switch (left) {
-      case 1: BLOCK(1); break;
-      case 2: BLOCK(2); break;
-      case 3: BLOCK(3); break;
-      case 4: BLOCK(4); break;
-      case 5: BLOCK(5); break;
-      case 7: case 8: BLOCK(4); break;
-      default: BLOCK(6);
-    }
-#undef BLOCK
-  }
-}
 
 // [R, inputs] as bytes of stride_of(product), and their scales -> [R, outputs]. Shared among the threads of a parallel region.
 void multiply(const Product &product, int64_t count, const char *rows, const float *scales, float *out, bool add) {
@@ -101,35 +15,22 @@ void multiply(const Product &product, int64_t count, const char *rows, const flo
 #pragma omp for schedule(dynamic)
   for (int64_t index = 0; index < panels; ++index) {
     switch (product.kind) {
+#ifdef FOREDRAFT_AVX512
       case kBfloat16: panel_of_all<Bfloat16>(product, index, count, rows, scales, out, add); break;
       case kInt8: panel_of_all<Int8>(product, index, count, rows, scales, out, add); break;
+#endif
       case kBlocks8: block_panel_of_all<8>(product, index, count, rows, stride_of(product), out, add); break;
-      default: block_panel_of_all<4>(product, index, count, rows, stride_of(product), out, add);
+      case kBlocks4: block_panel_of_all<4>(product, index, count, rows, stride_of(product), out, add);
     }
   }
 }
 
 // A row as the product takes it: bfloat16, eight bits with a scale, or blocks.
 void narrow(const Product &product, const float *row, char *bytes, float *scale) {
-  const int64_t inputs = product.inputs, stride = stride_of(product);
-  if (product.kind >= kBlocks8) return narrow_to_blocks(row, inputs, reinterpret_cast<RowBlock *>(bytes));
-  if (product.kind == kBfloat16) {
-    for (int64_t at = 0; at < stride / 2; at += kLanes) {
-      const __m512 some = _mm512_maskz_loadu_ps(lanes(inputs - at), row + at);
-      _mm256_store_si256((__m256i *)(bytes + 2 * at), (__m256i)_mm512_cvtneps_pbh(some));
-    }
-    return;
-  }
-  __m512 most = _mm512_set1_ps(1e-30f);
-  for (int64_t at = 0; at < inputs; at += kLanes)
-    most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_maskz_loadu_ps(lanes(inputs - at), row + at)));
-  *scale = _mm512_reduce_max_ps(most) * (1.0f / 127.0f);
-  const __m512 divisor = _mm512_set1_ps(*scale);
-  for (int64_t at = 0; at < stride; at += kLanes) {
-    const __m512 some = _mm512_div_ps(_mm512_maskz_loadu_ps(lanes(inputs - at), row + at), divisor);
-    const __m512i number = _mm512_add_epi32(_mm512_cvtps_epi32(some), _mm512_set1_epi32(128));
-    _mm_store_si128((__m128i *)(bytes + at), _mm512_cvtepi32_epi8(number));
-  }
+#ifdef FOREDRAFT_AVX512
+  if (product.kind < kBlocks8) return narrow_whole(product, row, bytes, scale);
+#endif
+  narrow_to_blocks(row, product.inputs, reinterpret_cast<RowBlock *>(bytes));
 }
 
 }  // namespace

@@ -75,7 +75,7 @@ def test_a_cache_that_cannot_be_written_is_named(
 
 
 def test_without_compiled_kernels_a_model_runs_by_onnxruntime(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "_found", lambda: kernels.Missing("there is no C++ compiler", "install g++"))
+    monkeypatch.setattr(kernels, "_found", lambda *_: kernels.Missing("there is no C++ compiler", "install g++"))
     for spec in (f"{model.path}", f"first:2:{model.path}"):
         assert isinstance(load_drafter(spec)[0], OnnxDrafter)
     with pytest.raises(BackendMissing, match="there is no C\\+\\+ compiler; install g\\+\\+, or draft with onnx"):

@@ -1,0 +1,109 @@
+"""Which kernels a machine gets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from foredraft_shared.errors import UsageError
+from foredraft_shared.kernels import library as c
+
+ZEN2 = "fma avx avx2 f16c sse4_2"
+ALDER_LAKE = f"{ZEN2} avx_vnni"
+ZEN5 = f"{ALDER_LAKE} avx512f avx512bw avx512dq avx512vl avx512_vnni avx512_bf16"
+RASPBERRY_PI_4 = "fp asimd evtstrm crc32 cpuid"
+RASPBERRY_PI_5 = f"{RASPBERRY_PI_4} asimdrdm lrcpc dcpop asimddp"
+
+
+@pytest.fixture(autouse=True)
+def unasked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("FOREDRAFT_KERNELS", raising=False)
+    c._found.cache_clear()
+    yield
+    c._found.cache_clear()
+
+
+@pytest.fixture
+def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One that knows no AVX-512, and writes its flags where the library should be."""
+    path = tmp_path / "c++"
+    path.write_text(
+        "#!/bin/sh\n[ $1 = --version ] && exit\n"
+        'case "$*" in *avx512*) echo what is avx512? >&2; exit 1;; esac\n'
+        'for last; do :; done; echo "$*" > "$last"\n'
+    )
+    path.chmod(0o755)
+    monkeypatch.setenv("CXX", str(path))
+    monkeypatch.setenv("FOREDRAFT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(c.ctypes, "CDLL", lambda path: Path(path))
+    monkeypatch.setattr(c, "_declared", lambda path: path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("processor", "best"),
+    [
+        (ZEN2, "avx2"),
+        (ALDER_LAKE, "avxvnni"),
+        (RASPBERRY_PI_4, "neon"),
+        (RASPBERRY_PI_5, "dotprod"),
+        (ZEN5, "avxvnni"),  # since the compiler is too old for more
+    ],
+)
+def test_a_processor_gets_the_best_it_and_the_compiler_know(
+    processor: str, best: str, compiler: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(c, "_processor", lambda: frozenset(processor.split()))
+    assert c.instruction_set() == best
+    assert best in c.possible()
+    (file,) = (tmp_path / "cache" / "kernels").iterdir()
+    assert file.name.startswith(f"{best}-")
+    assert set(c._SETS[best].flags) < set(file.read_text().split())
+    assert c.library(c.PASSES) is None
+
+
+def test_passes_say_what_they_lack(compiler: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(c, "_processor", lambda: frozenset(ALDER_LAKE.split()))
+    lack = c.missing(c.PASSES)
+    assert lack is not None
+    assert lack.reason.startswith("this processor lacks avx512f, ")
+    assert not lack.cure
+
+
+def test_a_processor_that_nobody_knows_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(c, "_processor", lambda: frozenset({"rv64gc"}))
+    lack = c.instruction_set()
+    assert isinstance(lack, c.Missing)
+    assert lack.reason.startswith("this processor has none of avx512, ")
+
+
+def test_a_set_can_be_asked_for(compiler: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(c, "_processor", lambda: frozenset(ZEN5.split()))
+    for name in ("avx2", "generic"):
+        monkeypatch.setenv("FOREDRAFT_KERNELS", name)
+        assert c.instruction_set() == name
+        lack = c.missing(c.PASSES)
+        assert lack is not None
+        assert lack.reason == f"FOREDRAFT_KERNELS is {name}, and these need avx512"
+    assert len(list((tmp_path / "cache" / "kernels").iterdir())) == 2
+    for name, reason in (("none", "FOREDRAFT_KERNELS is none"), ("neon", "this processor lacks asimd")):
+        monkeypatch.setenv("FOREDRAFT_KERNELS", name)
+        found = c.instruction_set()
+        assert isinstance(found, c.Missing)
+        assert found.reason == reason
+    monkeypatch.setenv("FOREDRAFT_KERNELS", "avx3")
+    with pytest.raises(UsageError, match=r"avx3 is no set of instructions; write one of avx512, .*none"):
+        c.library()
+
+
+def test_what_apple_says_of_its_processors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(c.platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(c.platform, "machine", lambda: "arm64")
+    assert c.possible() == ("dotprod", "neon")
+    (tmp_path / "sysctl").write_text("#!/bin/sh\necho FPU SSE4.2 FMA AVX1.0 F16C\necho SMEP BMI1 AVX2\n")
+    (tmp_path / "sysctl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(c.platform, "machine", lambda: "x86_64")
+    assert c.possible() == ("avx2",)
