@@ -8,8 +8,11 @@ reliability diagram. What a regression still gets wrong is bent straight by isot
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import mul
 from typing import Any
 
 import numpy as np
@@ -36,6 +39,7 @@ class Logistic:
     weights: Floats  # [features + 1], the intercept last
     said: Floats  # [knots] what the regression says, ascending
     true: Floats  # [knots] what that means, never falling
+    _plain: tuple[list[float], float, list[float], list[float]] = field(init=False, repr=False, compare=False)
 
     def __call__(self, features: Floats) -> Floats:
         """[..., features] -> [...] in (0, 1)."""
@@ -47,6 +51,22 @@ class Logistic:
         odds = ((features - self.means) / self.scales) @ self.weights[:-1] + self.weights[-1]
         said: Floats = 1.0 / (1.0 + np.exp(-np.clip(odds, -30.0, 30.0)))
         return said
+
+    def of_one(self, features: Sequence[float]) -> float:
+        """The same of a single row, in plain numbers: a tenth of the time."""
+        slopes, base, said, true = self._plain
+        odds = base + sum(map(mul, slopes, features))
+        raw = 1.0 / (1.0 + math.exp(-min(max(odds, -30.0), 30.0)))
+        above = bisect_right(said, raw)
+        if above in (0, len(said)):
+            return true[max(above - 1, 0)]
+        share = (raw - said[above - 1]) / (said[above] - said[above - 1])
+        return true[above - 1] + share * (true[above] - true[above - 1])
+
+    def __post_init__(self) -> None:
+        slopes = self.weights[:-1] / self.scales
+        base = float(self.weights[-1] - slopes @ self.means)
+        object.__setattr__(self, "_plain", (slopes.tolist(), base, self.said.tolist(), self.true.tolist()))
 
     def facts(self) -> dict[str, list[float]]:
         """As JSON has it."""
@@ -60,10 +80,10 @@ class Logistic:
             KeyError, TypeError, ValueError: they are not such facts.
         """
         arrays = {name: np.asarray(facts[name], np.float64) for name in _FIELDS}
-        made = cls(**arrays)
-        if not (len(made.means) == len(made.scales) == len(made.weights) - 1 and len(made.said) == len(made.true) > 0):
+        features, knots = len(arrays["means"]), len(arrays["said"])
+        if [len(arrays[name]) for name in _FIELDS] != [features, features, features + 1, knots, knots] or not knots:
             raise ValueError("a calibration has arrays of unequal length")
-        return made
+        return cls(**arrays)
 
 
 _FIELDS = ("means", "scales", "weights", "said", "true")

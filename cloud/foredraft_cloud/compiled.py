@@ -15,10 +15,13 @@ import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from torch import Tensor
 
 from foredraft_shared.kernels import library as c
+from foredraft_shared.kernels.memory import WeightMemory
 from foredraft_shared.models.config import ModelConfig
 
 from .attention import AttentionShape, Piece
+from .linear import Linear
 from .quantised import quantise
+from .reading import CONSIDERED, Reader, Said
 from .transformer import Layer, Transformer, Weights
 
 __all__ = ["NativePlan", "NativeTransformer"]
@@ -49,7 +52,9 @@ class NativePlan:
 class NativeLinear:
     """See :data:`foredraft_cloud.linear.Linear`: [rows, in] of any float -> [rows, out] float32."""
 
-    def __init__(self, kernels: ctypes.CDLL, weight: Tensor, bias: Tensor | None, quantised: bool) -> None:
+    def __init__(
+        self, kernels: ctypes.CDLL, memory: WeightMemory, weight: Tensor, bias: Tensor | None, quantised: bool
+    ) -> None:
         self._kernels = kernels
         outputs, inputs = weight.shape
         scale = shift = None
@@ -59,10 +64,11 @@ class NativeLinear:
         else:
             weight = weight.bfloat16()
         bias = None if bias is None else bias.float().contiguous()
-        self._kept = (_panels(weight), scale, shift, bias)
+        panels = memory.keep(_panels(weight).view(torch.uint8).numpy())
+        self._kept = (panels, scale, shift, bias)
         kind = c.Kind.INT8 if quantised else c.Kind.BFLOAT16
-        addresses = (None if each is None else each.data_ptr() for each in self._kept)
-        self.product = c.Product(kind, *addresses, inputs, outputs)
+        addresses = (None if each is None else each.data_ptr() for each in (scale, shift, bias))
+        self.product = c.Product(kind, panels.ctypes.data, *addresses, inputs, outputs)
 
     def __call__(self, rows: Tensor, norm: Tensor | None = None, eps: float = 0.0) -> Tensor:
         """
@@ -99,8 +105,10 @@ class NativeTransformer(Transformer):
     def __init__(
         self, config: ModelConfig, weights: Weights, context: int, kernels: ctypes.CDLL, *, quantised: bool = False
     ) -> None:
-        self._kernels = kernels
+        self._kernels, self._memory = kernels, WeightMemory()
         self._structures: dict[int, tuple[Layer, c.Layer]] = {}
+        self._stacks: dict[tuple[int, int], tuple[Sequence[Layer], ctypes.Array[c.Layer]]] = {}
+        self._readers: dict[int, tuple[Reader, c.Exit]] = {}
         self._sizes = c.Sizes(
             config.hidden,
             config.heads,
@@ -114,7 +122,10 @@ class NativeTransformer(Transformer):
         self.product_dtype = torch.float32
 
     def pack(self, weight: Tensor, bias: Tensor | None = None) -> NativeLinear:
-        return NativeLinear(self._kernels, weight, bias, self.quantised)
+        return NativeLinear(self._kernels, self._memory, weight, bias, self.quantised)
+
+    def pack_roughly(self, weight: Tensor, bias: Tensor | None = None) -> NativeLinear:
+        return NativeLinear(self._kernels, self._memory, weight, bias, quantised=True)
 
     def plan(self, pieces: Sequence[Piece], rows: int, shape: AttentionShape) -> NativePlan:  # type: ignore[override]
         positions, starts = [-1] * rows, [0] * rows
@@ -176,9 +187,8 @@ class NativeTransformer(Transformer):
         assert hidden.is_contiguous()
         assert turns.is_contiguous()
         assert caches[0].is_contiguous()
-        structures = (c.Layer * len(layers))(*map(self._structure, layers))
         self._kernels.foredraft_layers(
-            structures,
+            self._stack(layers),
             len(layers),
             self._sizes,
             plan.rows(turns, caches.shape[3]),
@@ -189,9 +199,60 @@ class NativeTransformer(Transformer):
         )
         return hidden
 
-    def score(self, hidden: Tensor) -> Tensor:
-        assert isinstance(self.head, NativeLinear)
-        return self.head(hidden, self.norm, self.config.norm_eps)
+    def normed_product(self, product: Linear, norm: Tensor, hidden: Tensor) -> Tensor:
+        assert isinstance(product, NativeLinear)
+        return product(hidden, norm, self.config.norm_eps)
+
+    def look(  # type: ignore[override]
+        self,
+        head: Reader,
+        layer: int,
+        caches: Tensor,
+        hidden: Tensor,
+        turns: Tensor,
+        plan: NativePlan,
+        rows: Sequence[int],
+    ) -> tuple[Tensor, list[Said]]:
+        reader, size, count = self._reader(head), len(head.tokens), len(rows)
+        considered = min(CONSIDERED, size)
+        scores = torch.empty(count, size)
+        chosen, tokens = (ctypes.c_int64 * count)(*rows), (ctypes.c_int64 * (count * considered))()
+        logs, doubts = (ctypes.c_float * (count * considered))(), (ctypes.c_float * count)()
+        self._kernels.foredraft_exit(
+            reader,
+            self._sizes,
+            plan.rows(turns, caches.shape[3]),
+            caches.data_ptr() + layer * caches.stride(0) * caches.element_size(),
+            hidden.data_ptr(),
+            chosen,
+            count,
+            considered,
+            scores.data_ptr(),
+            tokens,
+            logs,
+            doubts,
+            torch.get_num_threads(),
+        )
+        parts = [slice(first, first + considered) for first in range(0, count * considered, considered)]
+        return scores, [Said(tokens[part], logs[part], doubt) for part, doubt in zip(parts, doubts, strict=True)]
+
+    def _reader(self, head: Reader) -> c.Exit:
+        known = self._readers.get(id(head))
+        if known is None:
+            assert head.layer is not None
+            assert isinstance(head.map, NativeLinear)
+            assert isinstance(head.rows, NativeLinear)
+            products = head.map.product, head.rows.product
+            structure = c.Exit(self._structure(head.layer), head.norm.data_ptr(), *products, head.tokens.data_ptr())
+            self._readers[id(head)] = known = head, structure
+        return known[1]
+
+    def _stack(self, layers: Sequence[Layer]) -> ctypes.Array[c.Layer]:
+        known = self._stacks.get((id(layers[0]), len(layers)))
+        if known is None or known[0] != layers:
+            known = layers, (c.Layer * len(layers))(*map(self._structure, layers))
+            self._stacks[id(layers[0]), len(layers)] = known
+        return known[1]
 
     def _structure(self, layer: Layer) -> c.Layer:
         known = self._structures.get(id(layer))

@@ -26,7 +26,7 @@ from .arithmetic import check_arithmetic
 from .attention import Piece, Plan, cut
 from .cache import PAGE_TOKENS, Cache, bytes_per_token
 from .compiled import NativeTransformer
-from .exit_heads import ExitHead, RunLogits, UntrainedHead
+from .exit_heads import ExitHead, ManyLogits, RunLogits, UntrainedHead
 from .memory import suggested_cache_bytes
 from .pages import PagedTarget
 from .proof import Shapes, prove
@@ -153,23 +153,21 @@ class DecoderPass:
             unscored = len(run.tokens) - run.scored
             asked.append(list(range(start + unscored, start + kept)) if want else [])
         rows = [row for some in asked for row in some]
-        seen: list[tuple[Logits, int]] = []
+        seen: list[tuple[ManyLogits, int]] = []
         most = target.ladder[-1]
-        if rows:
+        if rows and isinstance(head, TrainedHead) and head.reader.layer is not None:
+            for index, block in enumerate(self._blocks):
+                mine = [row - index * most for row in rows if row // most == index]
+                logits: ManyLogits = head.look(layer, target.cache.rows, block.hidden, block.turns, block.plan, mine)
+                seen.extend((logits, row) for row in range(len(mine)))
+        elif rows:
             states = [block.hidden for block in self._blocks]
-            if head.layer is not None:
-                # What it writes into the cache is what the trunk's layer will write there a moment later: they share k and v.
-                cache, through = target.cache.rows[layer : layer + 1], target.transformer.through
-                states = [
-                    through((head.layer,), cache, block.hidden.clone(), block.turns, block.plan)
-                    for block in self._blocks
-                ]
             hidden = states[0] if len(states) == 1 else torch.cat(states)
-        for start in range(0, len(rows), most):
-            some = rows[start : start + most]
-            padded = some + some[:1] * (target.rung(len(some)) - len(some))
-            logits = head(hidden.index_select(0, torch.tensor(padded)))
-            seen.extend((logits, row) for row in range(len(some)))
+            for start in range(0, len(rows), most):
+                some = rows[start : start + most]
+                padded = some + some[:1] * (target.rung(len(some)) - len(some))
+                logits = head(hidden.index_select(0, torch.tensor(padded)))
+                seen.extend((logits, row) for row in range(len(some)))
         ends = [0, *accumulate(map(len, asked))]
         return tuple(RunLogits(seen[start:end]) if end > start else None for start, end in pairwise(ends))
 

@@ -11,10 +11,9 @@ from torch import Tensor
 from foredraft_shared.messages import Position, SamplingParams, TokenId
 
 from . import sampling
-from .target import Logits
-from .transformer import Layer, Transformer
+from .transformer import Transformer
 
-__all__ = ["ExitHead", "FullLogits", "RunLogits", "UntrainedHead"]
+__all__ = ["ExitHead", "FullLogits", "ManyLogits", "RunLogits", "UntrainedHead"]
 
 
 class ExitHead(Protocol):
@@ -24,12 +23,24 @@ class ExitHead(Protocol):
     the others.
     """
 
-    @property
-    def layer(self) -> Layer | None:
-        """A layer to run upon the trunk's first, with the keys and values of the trunk's own layer above the exit."""
-
-    def __call__(self, hidden: Tensor) -> Logits:
+    def __call__(self, hidden: Tensor) -> ManyLogits:
         """[rows, E] float32 -> a view of as many rows."""
+
+
+class ManyLogits(Protocol):
+    """The scores of rows of many runs."""
+
+    def pick(self, row: int, params: SamplingParams, position: Position) -> TokenId:
+        """See :meth:`~foredraft_cloud.target.Logits.pick`."""
+
+    def foresee(
+        self, row: int, drafted: TokenId | None, params: SamplingParams, position: Position, before: int, trust: float
+    ) -> tuple[TokenId, float]:
+        """See :meth:`~foredraft_cloud.target.Logits.foresee`.
+
+        Args:
+            before: how many drafted tokens of the round stand before the one that is foreseen.
+        """
 
 
 class RunLogits:
@@ -39,7 +50,7 @@ class RunLogits:
         rows: where to find each: (view, its row).
     """
 
-    def __init__(self, rows: Sequence[tuple[Logits, int]]) -> None:
+    def __init__(self, rows: Sequence[tuple[ManyLogits, int]]) -> None:
         self.rows = rows
 
     def __len__(self) -> int:
@@ -52,8 +63,8 @@ class RunLogits:
     def foresee(
         self, row: int, drafted: TokenId | None, params: SamplingParams, position: Position, trust: float
     ) -> tuple[TokenId, float]:
-        logits, row = self.rows[row]
-        return logits.foresee(row, drafted, params, position, trust)
+        logits, found = self.rows[row]
+        return logits.foresee(found, drafted, params, position, row, trust)
 
 
 class FullLogits:
@@ -73,7 +84,7 @@ class FullLogits:
         return sampling.pick(self.scores[row], params, position)
 
     def foresee(
-        self, row: int, drafted: TokenId | None, params: SamplingParams, position: Position, trust: float
+        self, row: int, drafted: TokenId | None, params: SamplingParams, position: Position, before: int, trust: float
     ) -> tuple[TokenId, float]:
         """Its own pick, by the softmax at temperature 1: a guess, not calibrated."""
         token = self.pick(row, params, position)
@@ -83,8 +94,6 @@ class FullLogits:
 
 class UntrainedHead:
     """The final norm and the full head, applied early ("logit lens")."""
-
-    layer = None
 
     def __init__(self, transformer: Transformer) -> None:
         self._transformer = transformer

@@ -18,6 +18,7 @@ added (:mod:`foredraft_shared.sampling`). Where the noise decides, even a vague 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,11 +30,11 @@ from foredraft_shared.messages import Position, SamplingParams, TokenId
 from foredraft_shared.sampling import gumbel
 
 from .calibration import Logistic
+from .reading import Said
 
 __all__ = ["Evidence", "Foresight", "Trust", "evidence"]
 
 _TRUST_RATE = 0.06
-_CONSIDERED = 64
 _FARTHEST = 12.0
 """Nats: no margin is worth more."""
 
@@ -57,88 +58,87 @@ class Trust:
             self.share += ((index < accepted) - self.share) / self._weight
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Evidence:
     """Of one row."""
 
     rival: TokenId
     """The exit's pick among all tokens but the drafted one."""
-    of_draft: NDArray[np.float64] | None
+    of_draft: tuple[float, ...] | None
     """Features of the first question; ``None`` where nothing was drafted."""
-    of_rival: NDArray[np.float64]
+    of_rival: tuple[float, ...]
     """Features of the other two."""
 
 
 def evidence(
-    scores: NDArray[np.float32],
+    row: Said,
     tokens: NDArray[np.int64],
     drafted: TokenId | None,
     params: SamplingParams,
     position: Position,
-    row: int,
+    before: int,
     trust: float,
 ) -> Evidence:
     """What there is to go by.
 
+    In plain numbers: between the halves of a pass the caches are full of weights, and each call of numpy takes as long as
+    all of this.
+
     Args:
-        scores: [V] of the exit, at temperature 1.
-        tokens: [V] the ids they belong to, ascending.
+        tokens: [V] all that the exit can say, ascending.
         position: where the token would stand.
-        row: how many drafted tokens stand before it in this round.
+        before: how many drafted tokens stand before it in this round.
     """
-    trust = min(max(trust, 0.02), 0.98)
-    count = min(_CONSIDERED, len(scores))
-    best = np.argpartition(scores, len(scores) - count)[len(scores) - count :]
-    best = best[np.argsort(-scores[best], kind="stable")]
-    total = float(scores[best[0]]) + float(np.log(np.exp(scores - scores[best[0]]).sum()))
-    logs = scores[best].astype(np.float64) - total  # [count]
-    ids = tokens[best]
-    mass = np.exp(logs)
-    doubt = float(-(mass * logs).sum())
+    logs = row.logs
+    rank = row.tokens.index(drafted) if drafted in row.tokens else None
     if params.greedy:
-        standing = logs.copy()
+        standing, few = logs, 0
     else:
-        tempered = (logs - logs[0]) / params.temperature
-        share = np.exp(tempered)
-        share /= share.sum()
-        kept = share.cumsum() - share < params.top_p
-        if params.top_k:
-            kept[params.top_k :] = False
-        if params.min_p:
-            kept &= share >= params.min_p * share[0]
-        standing = np.where(kept, tempered + gumbel(params.seed, position, ids), tempered - _FARTHEST)
-    found = np.flatnonzero(ids == drafted) if drafted is not None else np.zeros(0, np.int64)
-    of_draft = None
-    heights = standing
-    if len(found):
-        heights = standing.copy()
-        heights[found[0]] = -np.inf
-    first = int(np.argmax(heights))
-    second = float(np.max(np.delete(heights, first), initial=-np.inf))
-    ahead = min(float(heights[first]) - second, _FARTHEST) if np.isfinite(second) else _FARTHEST
+        standing, few = _standing(row, params, position)
+    # Behind those with noise they fall.
+    contenders = [index for index in range(min(few + 3, len(logs))) if index != rank]
+    first = max(contenders, key=standing.__getitem__)
+    second = max((standing[index] for index in contenders if index != first), default=-math.inf)
+    ahead = min(standing[first] - second, _FARTHEST)
+    trust = min(max(trust, 0.02), 0.98)
+    faith = math.log(trust / (1.0 - trust))
     noisy = 0.0 if params.greedy else min(params.temperature, 2.0)
-    common = (doubt, float(logs[0]), noisy, float(np.log1p(row)), float(np.log(trust / (1.0 - trust))))
+    common = (row.doubt, logs[0], noisy, math.log1p(before))
+    of_draft = None
     if drafted is not None:
-        if len(found):
-            margin = float(np.clip(standing[found[0]] - heights[first], -_FARTHEST, _FARTHEST))
-            probability, rank, unseen = float(logs[found[0]]), int(found[0]), 0.0
+        if rank is not None:
+            margin = min(max(standing[rank] - standing[first], -_FARTHEST), _FARTHEST)
+            probability, unseen = logs[rank], 0.0
         else:
-            margin, probability, rank = -_FARTHEST / 2, float(logs[-1]), count
-            unseen = 0.0 if _holds(tokens, drafted) else 1.0
-        of_draft = np.array(
-            [
-                max(probability, -_FARTHEST),
-                margin,
-                float(np.tanh(margin)),
-                float(margin > 0),
-                float(np.log1p(rank)),
-                unseen,
-                common[-1] * float(logs[0]),
-                *common,
-            ]
+            margin, probability = -_FARTHEST / 2, logs[-1]
+            rank, unseen = len(logs), 0.0 if _holds(tokens, drafted) else 1.0
+        of_draft = (
+            max(probability, -_FARTHEST),
+            margin,
+            math.tanh(margin),
+            float(margin > 0),
+            math.log1p(rank),
+            unseen,
+            faith * logs[0],
+            *common,
+            faith,
         )
-    of_rival = np.array([max(float(logs[first]), -_FARTHEST), ahead, float(np.tanh(ahead)), *common[:-1]])
-    return Evidence(int(ids[first]), of_draft, of_rival)
+    of_rival = (max(logs[first], -_FARTHEST), ahead, math.tanh(ahead), *common)
+    return Evidence(row.tokens[first], of_draft, of_rival)
+
+
+def _standing(row: Said, params: SamplingParams, position: Position) -> tuple[list[float], int]:
+    """How high each token stands once it is tempered and has its noise, and how many have any: the first ones."""
+    tempered = [(log - row.logs[0]) / params.temperature for log in row.logs]
+    shares = [math.exp(each) for each in tempered]
+    total = sum(shares)
+    few, mass = 0, 0.0
+    while few < len(shares) and mass < params.top_p * total and shares[few] >= params.min_p:
+        mass += shares[few]
+        few += 1
+    few = min(few, params.top_k) if params.top_k else few
+    noise = gumbel(params.seed, position, np.array(row.tokens[:few])).tolist()
+    return [each + noise[index] if index < few else each - _FARTHEST for index, each in enumerate(tempered)], few
 
 
 def _holds(tokens: NDArray[np.int64], token: TokenId) -> bool:
@@ -160,9 +160,9 @@ class Foresight:
     def __call__(self, seen: Evidence, drafted: TokenId | None) -> tuple[TokenId, float]:
         """The likeliest token, and the probability that it is the one."""
         if seen.of_draft is None or drafted is None:
-            return seen.rival, float(self.beyond(seen.of_rival))
-        stands = float(self.drafted(seen.of_draft))
-        instead = (1.0 - stands) * float(self.instead(seen.of_rival))
+            return seen.rival, self.beyond.of_one(seen.of_rival)
+        stands = self.drafted.of_one(seen.of_draft)
+        instead = (1.0 - stands) * self.instead.of_one(seen.of_rival)
         return (drafted, stands) if stands >= instead else (seen.rival, instead)
 
     def facts(self) -> dict[str, dict[str, list[float]]]:

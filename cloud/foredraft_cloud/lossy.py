@@ -47,10 +47,7 @@ class _Truncated:
 class _FinalHead:
     """A trained head whose word is final: over the whole vocabulary, so that the noise of sampling is the device's."""
 
-    layer = None
-
     def __init__(self, head: TrainedHead, vocabulary: int) -> None:
-        head.layer = None  # it is the last of the target's layers
         self.head = head
         self._tokens = torch.from_numpy(head.tokens)
         self._vocabulary = vocabulary

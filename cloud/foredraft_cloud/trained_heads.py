@@ -2,8 +2,8 @@
 
 A head is a residual step upon the exit's state (a feed-forward part, or the whole of the target's next layer, taught anew),
 a norm, a matrix to where the target's last state would be, and the target's own rows for its most frequent tokens. Its
-matrices lie in the arithmetic of the target. What it says is a hint and never decides a token, so that its products need no
-proven shapes; they are asked for in the target's all the same.
+matrices lie in the arithmetic of the target, in the compiled kernels in W8A8 whatever the target's: what it says is a hint and
+never decides a token.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from foredraft_shared.messages import Position, SamplingParams, TokenId
 from foredraft_shared.models.artifacts import Artifact
 from foredraft_shared.sampling import pick
 
+from .attention import Plan
 from .foresight import Foresight, evidence
 from .linear import Linear
+from .reading import Reader, Said, said
 from .transformer import Layer, Transformer, Weights
 
 __all__ = ["SubVocabularyLogits", "TrainedHead", "layers_of", "trained_heads"]
@@ -34,24 +36,24 @@ class SubVocabularyLogits:
     """Scores over the tokens that a head can say.
 
     Attributes:
-        scores: [rows, tokens] float32.
+        scores: [rows, tokens].
     """
 
-    def __init__(self, scores: Tensor, tokens: NDArray[np.int64], foresight: Foresight) -> None:
-        self.scores: NDArray[np.float32] = scores.float().numpy()
-        self._tokens, self._foresight = tokens, foresight
+    def __init__(self, scores: Tensor, rows: list[Said], tokens: NDArray[np.int64], foresight: Foresight) -> None:
+        self.scores = scores
+        self._said, self._tokens, self._foresight = rows, tokens, foresight
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def pick(self, row: int, params: SamplingParams, position: Position) -> TokenId:
         """What the head alone would pick, drafts unseen; under sampling with noise of its own numbering."""
-        return int(self._tokens[pick(self.scores[row], params, position)])
+        return int(self._tokens[pick(self.scores[row].float().numpy(), params, position)])
 
     def foresee(
-        self, row: int, drafted: TokenId | None, params: SamplingParams, position: Position, trust: float
+        self, row: int, drafted: TokenId | None, params: SamplingParams, position: Position, before: int, trust: float
     ) -> tuple[TokenId, float]:
-        seen = evidence(self.scores[row], self._tokens, drafted, params, position, row, trust)
+        seen = evidence(self._said[row], self._tokens, drafted, params, position, before, trust)
         return self._foresight(seen, drafted)
 
 
@@ -76,30 +78,38 @@ class TrainedHead:
         self._transformer, self._foresight = transformer, foresight
         self.tokens = tokens
         """That it can say, ascending."""
-        self.layer: Layer | None = None
         self._mlp: tuple[Tensor, Linear, Linear] | None = None
+        own: Layer | None = None
+        pack = transformer.pack_roughly
         if "attn_norm.weight" in tensors:
             prefix = f"layers.{layer}."
-            own = {prefix + name: value for name, value in tensors.items()}
-            self.layer = transformer.make_layer(ChainMap(own, weights), layer)  # type: ignore[arg-type]
+            named = {prefix + name: value for name, value in tensors.items()}
+            own = transformer.make_layer(ChainMap(named, weights), layer, pack)  # type: ignore[arg-type]
         else:
             gate_up = np.concatenate([tensors["mlp.gate.weight"], tensors["mlp.up.weight"]])
             norm, down = (torch.from_numpy(tensors[name]) for name in ("mlp_norm.weight", "mlp.down.weight"))
-            self._mlp = norm, transformer.pack(torch.from_numpy(gate_up)), transformer.pack(down)
-        self._norm = torch.from_numpy(tensors["norm.weight"])
-        self._map = transformer.pack(torch.from_numpy(tensors["map.weight"]))
-        self._rows = transformer.pack(torch.from_numpy(rows))
+            self._mlp = norm, pack(torch.from_numpy(gate_up)), pack(down)
+        norm, map_, ids = torch.from_numpy(tensors["norm.weight"]), tensors["map.weight"], torch.from_numpy(tokens)
+        self.reader = Reader(own, norm, pack(torch.from_numpy(map_)), pack(torch.from_numpy(rows)), ids)
 
     def __call__(self, hidden: Tensor) -> SubVocabularyLogits:
-        return SubVocabularyLogits(self.scores(hidden), self.tokens, self._foresight)
+        scores = self.scores(hidden)
+        return SubVocabularyLogits(scores, said(scores, self.reader.tokens), self.tokens, self._foresight)
+
+    def look(
+        self, layer: int, caches: Tensor, hidden: Tensor, turns: Tensor, plan: Plan, rows: Sequence[int]
+    ) -> SubVocabularyLogits:
+        """The same of some rows of the trunk's states [R, E], where the head has a layer; see :meth:`Transformer.look`."""
+        found = self._transformer.look(self.reader, layer, caches, hidden, turns, plan, rows)
+        return SubVocabularyLogits(*found, self.tokens, self._foresight)
 
     def scores(self, hidden: Tensor) -> Tensor:
-        """[R, E] float32, behind :attr:`layer` where there is one -> [R, tokens] of those it can say."""
+        """[R, E] float32, behind the head's own layer where it has one -> [R, tokens] of those it can say."""
         if self._mlp is not None:
             norm, gate_up, down = self._mlp
-            gate, up = gate_up(self._transformer.normed(hidden, norm)).chunk(2, 1)
+            gate, up = self._transformer.normed_product(gate_up, norm, hidden).chunk(2, 1)
             hidden = hidden + down(F.silu(gate).mul_(up))
-        return self._rows(self._map(self._transformer.normed(hidden, self._norm)))
+        return self.reader.rows(self._transformer.normed_product(self.reader.map, self.reader.norm, hidden))
 
 
 def layers_of(artifact: Artifact) -> tuple[int, ...]:
@@ -141,5 +151,5 @@ def _try(head: TrainedHead, transformer: Transformer, token: TokenId) -> None:
     """Run a head once: matrices and features that do not fit are found at the start, not in somebody's round."""
     with torch.inference_mode():
         view = head(torch.zeros(4, transformer.config.hidden))
-    view.foresee(0, token, SamplingParams(), 0, 0.5)
-    view.foresee(1, None, SamplingParams(temperature=1.0), 0, 0.5)
+    view.foresee(0, token, SamplingParams(), 0, 0, 0.5)
+    view.foresee(1, None, SamplingParams(temperature=1.0), 0, 1, 0.5)

@@ -11,7 +11,7 @@ and comes out of one; keys, values and what attention makes of them are bfloat16
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,7 @@ from foredraft_shared.models.config import ModelConfig
 from .attention import AttentionShape, Piece, Plan, attend, plan
 from .linear import Linear, pack
 from .quantised import pack_quantised
+from .reading import Reader, Said, said
 from .rope import rotations
 
 __all__ = ["Layer", "Transformer"]
@@ -135,7 +136,27 @@ class Transformer:
 
     def score(self, hidden: Tensor) -> Tensor:
         """Final norm and head: [R, E] -> [R, V] in the products' dtype."""
-        return self.head(self.normed(hidden, self.norm))
+        return self.normed_product(self.head, self.norm, hidden)
+
+    def normed_product(self, product: Linear, norm: Tensor, hidden: Tensor) -> Tensor:
+        """An RMS norm and a product of this transformer's: [R, E] float32 -> [R, out] in the products' dtype."""
+        return product(self.normed(hidden, norm))
+
+    def look(
+        self, head: Reader, layer: int, caches: Tensor, hidden: Tensor, turns: Tensor, plan: Plan, rows: Sequence[int]
+    ) -> tuple[Tensor, list[Said]]:
+        """What ``head`` makes of some rows of ``hidden``, behind ``layer`` layers; the others and ``hidden`` stay as they are.
+
+        Args:
+            caches: of all layers. What the head's own writes there is what the trunk's next one will write a moment later.
+
+        Returns:
+            Scores [rows, V], and what they say.
+        """
+        assert head.layer is not None
+        states = self.through((head.layer,), caches[layer : layer + 1], hidden.clone(), turns, plan)
+        scores = head.rows(self.normed_product(head.map, head.norm, states[list(rows)]))
+        return scores, said(scores, head.tokens)
 
     def normed(self, hidden: Tensor, weight: Tensor) -> Tensor:
         """RMS norm: [R, E] float32 -> [R, E] in the products' dtype."""
@@ -147,8 +168,13 @@ class Transformer:
         """The linear layer of ``weight`` [out, in] and ``bias`` [out] in the arithmetic of this model."""
         return pack_quantised(weight, bias) if self.quantised else pack(weight, bias, self.dtype)
 
-    def make_layer(self, weights: Weights, index: int) -> Layer:
-        """Layer ``index`` of any weights of this configuration; raises as the constructor does."""
+    def pack_roughly(self, weight: Tensor, bias: Tensor | None = None) -> Linear:
+        """The same for what decides no token: in fewer bits where that is quicker."""
+        return self.pack(weight, bias)
+
+    def make_layer(self, weights: Weights, index: int, pack: Callable[..., Linear] | None = None) -> Layer:
+        """Layer ``index`` of any weights of this configuration, packed by :meth:`pack`; raises as the constructor does."""
+        pack = pack or self.pack
         arrays = arranged(self.config, weights, index)
         norms, qkv_bias, output_bias = (
             None if array is None else torch.from_numpy(array)
@@ -156,10 +182,10 @@ class Transformer:
         )
         return Layer(
             attention_norm=torch.from_numpy(arrays.attention_norm),
-            qkv=self.pack(torch.from_numpy(arrays.qkv), qkv_bias),
+            qkv=pack(torch.from_numpy(arrays.qkv), qkv_bias),
             query_key_norm=norms,
-            output=self.pack(torch.from_numpy(arrays.output), output_bias),
+            output=pack(torch.from_numpy(arrays.output), output_bias),
             mlp_norm=torch.from_numpy(arrays.mlp_norm),
-            gate_up=self.pack(torch.from_numpy(arrays.gate_up)),
-            down=self.pack(torch.from_numpy(arrays.down)),
+            gate_up=pack(torch.from_numpy(arrays.gate_up)),
+            down=pack(torch.from_numpy(arrays.down)),
         )

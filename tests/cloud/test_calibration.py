@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,6 +54,17 @@ def test_the_bend_never_falls_and_mends_overconfidence() -> None:
     before, after = (expected_calibration_error(reliability(each, outcomes)) for each in (said, bent))
     assert after < 0.03 < before
     assert fit_isotonic(said[:20], outcomes[:20])[0].tolist() == [0.0, 1.0], "few predictions bend nothing"
+
+
+def test_one_row_is_told_what_many_are() -> None:
+    generator = np.random.default_rng(2)
+    features = generator.standard_normal((3000, 4)) * 3
+    outcomes = generator.random(3000) < 1 / (1 + np.exp(-features[:, 0] * features[:, 1]))
+    fit = fit_logistic(features, outcomes)
+    said, true = fit_isotonic(fit.raw(features), outcomes)
+    fit = replace(fit, said=said, true=true)
+    rows = np.concatenate([features[:50], np.full((1, 4), 900.0), np.full((1, 4), -900.0)])
+    np.testing.assert_allclose([fit.of_one(row.tolist()) for row in rows], fit(rows), atol=1e-9)
 
 
 def test_the_error_is_the_mean_distance_weighted_by_size() -> None:

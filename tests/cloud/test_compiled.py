@@ -10,14 +10,16 @@ import structlog
 import torch
 from decoder_models import MODELS, reference, scores, tiny_model
 
-from foredraft_cloud.attention import KEY_STEP, AttentionShape
+from foredraft_cloud.attention import KEY_STEP, AttentionShape, cut
 from foredraft_cloud.compiled import NativeLinear, NativeTransformer
 from foredraft_cloud.decoder import DecoderTarget, load_target
 from foredraft_cloud.proof import Shapes
 from foredraft_cloud.quantised import pack_quantised
+from foredraft_cloud.reading import Reader
 from foredraft_cloud.target import Run
 from foredraft_cloud.transformer import Transformer
 from foredraft_shared.kernels import library as native
+from foredraft_shared.kernels.memory import WeightMemory
 
 needs_kernels = pytest.mark.skipif(native.library(native.PASSES) is None, reason="no compiled kernels on this machine")
 
@@ -82,7 +84,7 @@ def test_an_integer_product_has_the_bits_of_the_one_in_torch(outputs: int, input
     bias = torch.randn(outputs, generator=generator) if biased else None
     kernels = native.library(native.PASSES)
     assert kernels is not None
-    ours = NativeLinear(kernels, weight, bias, quantised=True)
+    ours = NativeLinear(kernels, WeightMemory(), weight, bias, quantised=True)
     expected = pack_quantised(weight, bias)(rows)
     for count in (1, 2, 3, 4, 5, 6, 7, 8, 9, 23):
         assert torch.equal(ours(rows[:count]), expected[:count])
@@ -95,9 +97,45 @@ def test_a_bfloat16_product_rounds_its_inputs_and_nothing_else(outputs: int, inp
     weight, rows = torch.randn(outputs, inputs, generator=generator), torch.randn(9, inputs, generator=generator)
     kernels = native.library(native.PASSES)
     assert kernels is not None
-    found = NativeLinear(kernels, weight, None, quantised=False)(rows)
+    found = NativeLinear(kernels, WeightMemory(), weight, None, quantised=False)(rows)
     expected = rows.bfloat16().double() @ weight.bfloat16().double().T
     torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-5)
+
+
+@needs_kernels
+@pytest.mark.parametrize(("rows", "chosen"), [(1, [0]), (9, [0, 3, 4, 8]), (9, [])])
+def test_an_exit_in_one_call_says_what_its_parts_say(rows: int, chosen: list[int]) -> None:
+    model, kernels = tiny_model("qwen3"), native.library(native.PASSES)
+    assert kernels is not None
+    generator = torch.Generator().manual_seed(rows)
+    with torch.inference_mode():
+        ours = NativeTransformer(model.config, model.weights, 512, kernels)
+        target = DecoderTarget(ours, context=512, cache_bytes=2**22, shapes=Shapes((16,), AttentionShape(8, KEY_STEP)))
+        width, tokens = model.config.hidden, torch.arange(100, 300, 2)
+        reader = Reader(
+            ours.make_layer(model.weights, 1, ours.pack_roughly),
+            torch.rand(width, generator=generator),
+            ours.pack_roughly(torch.randn(width, width, generator=generator)),
+            ours.pack_roughly(torch.randn(len(tokens), width, generator=generator)),
+            tokens,
+        )
+        slot = target.open()
+        target.make_room(slot, rows)
+        hidden = torch.randn(rows, width, generator=generator)
+        turns, plan = (
+            ours.rotations[:rows],
+            ours.plan(cut(slot.pages, 0, rows, 0, target.attention), rows, target.attention),
+        )
+        before = hidden.clone()
+        scores, found = ours.look(reader, 1, target.cache.rows, hidden, turns, plan, chosen)
+        expected, parts = Transformer.look(ours, reader, 1, target.cache.rows, hidden, turns, plan, chosen)  # type: ignore[arg-type]
+    assert torch.equal(hidden, before)
+    assert torch.equal(scores, expected)
+    assert len(found) == len(parts) == len(chosen)
+    for mine, theirs in zip(found, parts, strict=True):
+        assert mine.tokens == theirs.tokens
+        assert mine.logs == pytest.approx(theirs.logs, abs=1e-4)
+        assert mine.doubt == pytest.approx(theirs.doubt, abs=1e-3)
 
 
 def test_without_a_compiler_passes_are_computed_in_torch(uncached: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from foredraft_shared.messages import SamplingParams, TokenId
@@ -29,6 +30,7 @@ from ..calibration import (
     reliability,
 )
 from ..foresight import Evidence, Foresight, Trust, evidence
+from ..reading import said
 from .collecting import pick_among
 from .shards import Text
 
@@ -107,6 +109,7 @@ def rounds(scored: Scored, tokens: NDArray[np.int64], seed: int, longest: int = 
     # Half of the devices are good ones: int8 copies and trained drafts are what people use.
     noise = float(generator.choice([0.15, 0.4, 0.8, 1.5, 3.0]))
     likeness = float(generator.choice([0.0, 0.3, 0.6]))
+    exit_said = said(torch.from_numpy(scored.scores), torch.from_numpy(tokens))
     trust, at = Trust(), 0
     while at < text.answered:
         length = min(int(generator.integers(1, longest + 1)), text.answered - at - 1)
@@ -115,8 +118,7 @@ def rounds(scored: Scored, tokens: NDArray[np.int64], seed: int, longest: int = 
         for row in range(length + 1):
             index = at + row
             drafted = _drafted(scored, tokens, index, noise, likeness, generator) if row < length else None
-            scores = scored.scores[index].astype(np.float32)
-            seen = evidence(scores, tokens, drafted, params, text.start + index, row, trust.share)
+            seen = evidence(exit_said[index], tokens, drafted, params, text.start + index, row, trust.share)
             rows.append(Row(seen, drafted, int(text.tokens[text.start + index])))
             accepted += accepted == row and drafted == rows[-1].token
         yield Played(tuple(rows), accepted)
@@ -163,7 +165,7 @@ def fit_foresight(played: Sequence[Played]) -> Foresight:
 
 
 def _examples(played: Sequence[Played], name: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    features: list[NDArray[np.float64]] = []
+    features: list[tuple[float, ...]] = []
     outcomes: list[bool] = []
     for row in (row for each in played for row in each.reached):
         if row.seen.of_draft is None:
@@ -179,7 +181,7 @@ def _examples(played: Sequence[Played], name: str) -> tuple[NDArray[np.float64],
     if not features:  # too few texts: what is not known is left at its prior
         width = {"drafted": 12, "instead": 7, "beyond": 7}[name]
         return np.zeros((0, width)), np.zeros(0, bool)
-    return np.stack(features), np.array(outcomes)
+    return np.array(features), np.array(outcomes)
 
 
 def hinted(foresight: Foresight, played: Played) -> Hinted:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from foredraft_shared.errors import BackendMissing, ModelDamaged
 from foredraft_shared.kernels import library as c
 from foredraft_shared.kernels.blocks import Packed, pack
-from foredraft_shared.kernels.memory import lazy_zeros
+from foredraft_shared.kernels.memory import WeightMemory, lazy_zeros
 from foredraft_shared.messages import Position
 from foredraft_shared.models.arrangement import arranged, checked
 
@@ -124,6 +124,7 @@ class CompiledDrafter(CachedText):
         self.layers: int = facts["layers"]
         self._embedding = self._file.get_slice("embedding")
         self._eps: float = facts["norm_eps"]
+        self._memory = WeightMemory()
         self._kept: list[NDArray[Any]] = []  # what the kernels have the addresses of
         self._turns = self._keep(tensors["turns"])
         self._norm = self._keep(tensors["norm"])
@@ -144,7 +145,7 @@ class CompiledDrafter(CachedText):
         """Free the weights and the cache; the drafter cannot be used again."""
         super().close()
         self._kept = []
-        del self._file, self._embedding, self._arena, self._layers, self._head
+        del self._memory, self._file, self._embedding, self._arena, self._layers, self._head
 
     def _read(self, start: Position, stop: Position) -> NDArray[np.float32]:
         while start < stop:
@@ -213,12 +214,9 @@ class CompiledDrafter(CachedText):
 
     def _keep(self, array: NDArray[Any]) -> NDArray[Any]:
         """The same at an address that is a multiple of 64, for as long as the drafter lives."""
-        memory = np.empty(array.nbytes + 64, np.uint8)
-        first = -memory.ctypes.data % 64
-        aligned = memory[first : first + array.nbytes].view(array.dtype).reshape(array.shape)
-        aligned[...] = array
-        self._kept.append(aligned)
-        return aligned
+        kept = self._memory.keep(array)
+        self._kept.append(kept)
+        return kept
 
 
 def _open(path: Path) -> tuple[Any, dict[str, Any]]:

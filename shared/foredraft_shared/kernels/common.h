@@ -35,6 +35,14 @@ struct Layer {
   Product gate_up, down;
 };
 
+// What reads a state on the way: one more layer, a norm, a matrix, and the rows of the tokens that it can say.
+struct Exit {
+  Layer layer;
+  const float *norm;
+  Product map, rows;
+  const int64_t *tokens;  // of the rows
+};
+
 struct Sizes {
   int64_t hidden, heads, kv_heads, dim, feed_forward, window;  // window 0: none
   float eps;

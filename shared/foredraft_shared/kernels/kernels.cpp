@@ -7,6 +7,7 @@
 // Compiled with -ffp-contract=off: products and sums are fused where it says so, in every instance of a template alike.
 
 #include "attention.h"
+#include "greatest.h"
 #include "products.h"
 
 #ifdef _OPENMP
@@ -84,12 +85,13 @@ struct Work {
   uint16_t *queries, *keys_values;
   int64_t width, scores_size;
 
-  Work(Scratch &scratch, const Sizes &sizes, int64_t count, int64_t keys, int64_t threads) {
+  // `more`: bytes for others to take.
+  Work(Scratch &scratch, const Sizes &sizes, int64_t count, int64_t keys, int64_t threads, int64_t more = 0) {
     const int64_t query = sizes.heads * sizes.dim, key = sizes.kv_heads * sizes.dim;
     width = rounded(std::max({sizes.hidden, query, sizes.feed_forward}), 64);
     scores_size = 4 * rounded(keys, kWide);
     const int64_t wides = std::max(query + 2 * key, 2 * sizes.feed_forward);
-    scratch.need(count * (width * 6 + 4 + 4 * wides + 2 * query + 4 * key) + threads * scores_size * 4 + 512);
+    scratch.need(count * (width * 6 + 4 + 4 * wides + 2 * query + 4 * key) + threads * scores_size * 4 + 512 + more);
     bytes = scratch.take<char>(count * width * 2);
     scales = scratch.take<float>(count);
     wide = scratch.take<float>(count * wides);
@@ -99,6 +101,13 @@ struct Work {
     scores = scratch.take<float>(threads * scores_size);
   }
 };
+
+void product(const Work &work, const Product &product, const float *rows, int64_t count, float *out) {
+#pragma omp for
+  for (int64_t row = 0; row < count; ++row)
+    narrow(product, rows + row * product.inputs, work.bytes + row * stride_of(product), work.scales + row);
+  multiply(product, count, work.bytes, work.scales, out, false);
+}
 
 void normed_product(const Sizes &sizes, const Work &work, const Product &product, const float *norm, const float *hidden,
                     int64_t count, float *out) {
@@ -173,6 +182,13 @@ void finish(const Layer &layer, const Sizes &sizes, const Work &work, float *hid
   multiply(layer.down, count, work.bytes, work.scales, hidden, true);
 }
 
+// hidden [R, E] is changed in place.
+void through(const Layer &layer, const Sizes &sizes, const Rows &rows, const Work &work, uint16_t *arena, float *hidden) {
+  project(layer, sizes, work, hidden, rows.turns, rows.count, work.queries, work.keys_values);
+  attend(sizes, rows, work, omp_get_thread_num(), arena, work.queries, work.keys_values, work.rows, work.width);
+  finish(layer, sizes, work, hidden, work.rows, work.width, rows.count);
+}
+
 thread_local Scratch scratch;
 
 int64_t most_keys(const Rows &rows) {
@@ -186,20 +202,42 @@ int64_t most_keys(const Rows &rows) {
 extern "C" {
 
 // [R, inputs] -> [R, outputs]; `norm` [inputs] may be null.
-void foredraft_product(const Product *product, const float *norm, float eps, const float *rows, int64_t count, float *out,
+void foredraft_product(const Product *weight, const float *norm, float eps, const float *rows, int64_t count, float *out,
                        int64_t threads) {
-  const Sizes sizes{product->inputs, 0, 0, 0, 0, 0, eps};
+  const Sizes sizes{weight->inputs, 0, 0, 0, 0, 0, eps};
   const Work work(scratch, sizes, count, 0, threads);
 #pragma omp parallel num_threads(threads)
   {
     if (norm) {
-      normed_product(sizes, work, *product, norm, rows, count, out);
+      normed_product(sizes, work, *weight, norm, rows, count, out);
     } else {
-#pragma omp for
-      for (int64_t row = 0; row < count; ++row)
-        narrow(*product, rows + row * product->inputs, work.bytes + row * stride_of(*product), work.scales + row);
-      multiply(*product, count, work.bytes, work.scales, out, false);
+      product(work, *weight, rows, count, out);
     }
+  }
+}
+
+// An exit: its layer upon `hidden` [R, E], which stays as it is; of `chosen` rows the scores [C, V], and what is most probable
+// of each: [C, considered] and [C].
+void foredraft_exit(const Exit *head, const Sizes *sizes, const Rows *rows, uint16_t *arena, const float *hidden,
+                    const int64_t *chosen, int64_t count, int64_t considered, float *scores, int64_t *found, float *logs,
+                    float *doubts, int64_t threads) {
+  const int64_t width = sizes->hidden, size = head->rows.outputs;
+  const Work work(scratch, *sizes, rows->count, most_keys(*rows), threads, (rows->count + 2 * count) * width * 4 + 192);
+  float *states = scratch.take<float>(rows->count * width), *mapped = scratch.take<float>(count * width);
+  float *picked = scratch.take<float>(count * width);
+  std::memcpy(states, hidden, rows->count * width * 4);
+#pragma omp parallel num_threads(threads)
+  {
+    through(head->layer, *sizes, *rows, work, arena, states);
+#pragma omp for
+    for (int64_t row = 0; row < count; ++row)
+      std::memcpy(picked + row * width, states + chosen[row] * width, 4 * width);
+    normed_product(*sizes, work, head->map, head->norm, picked, count, mapped);
+    product(work, head->rows, mapped, count, scores);
+#pragma omp for
+    for (int64_t row = 0; row < count; ++row)
+      most_probable(scores + row * size, head->tokens, size, considered, found + row * considered, logs + row * considered,
+                    doubts + row);
   }
 }
 
@@ -229,11 +267,6 @@ void foredraft_layers(const Layer *layers, int64_t count, const Sizes *sizes, co
                       int64_t arena_stride, float *hidden, int64_t threads) {
   const Work work(scratch, *sizes, rows->count, most_keys(*rows), threads);
 #pragma omp parallel num_threads(threads)
-  for (int64_t at = 0; at < count; ++at) {
-    project(layers[at], *sizes, work, hidden, rows->turns, rows->count, work.queries, work.keys_values);
-    attend(*sizes, *rows, work, omp_get_thread_num(), arena + at * arena_stride, work.queries, work.keys_values, work.rows,
-           work.width);
-    finish(layers[at], *sizes, work, hidden, work.rows, work.width, rows->count);
-  }
+  for (int64_t at = 0; at < count; ++at) through(layers[at], *sizes, *rows, work, arena + at * arena_stride, hidden);
 }
 }

@@ -24,6 +24,7 @@ from ..models.cache import cache_directory
 
 __all__ = [
     "PASSES",
+    "Exit",
     "Kind",
     "Layer",
     "Missing",
@@ -37,10 +38,8 @@ __all__ = [
 ]
 
 _FOLDER = Path(__file__).parent
-_SOURCES = tuple(
-    _FOLDER / name
-    for name in ("kernels.cpp", "attention.h", "blocks.h", "common.h", "passes.h", "products.h", "vectors.h")
-)
+_PARTS = ("attention", "blocks", "common", "greatest", "passes", "products", "vectors")
+_SOURCES = (_FOLDER / "kernels.cpp", *(_FOLDER / f"{name}.h" for name in _PARTS))
 
 
 class _Set(NamedTuple):
@@ -104,6 +103,16 @@ class Layer(ctypes.Structure):
         ("mlp_norm", ctypes.c_void_p),
         ("gate_up", Product),
         ("down", Product),
+    ]
+
+
+class Exit(ctypes.Structure):
+    _fields_ = [
+        ("layer", Layer),
+        ("norm", ctypes.c_void_p),
+        ("map", Product),
+        ("rows", Product),
+        ("tokens", ctypes.c_void_p),
     ]
 
 
@@ -246,12 +255,16 @@ def _built(compiler: str, name: str, instructions: frozenset[str]) -> Path:
 def _declared(kernels: ctypes.CDLL) -> ctypes.CDLL:
     """With the types of its functions' arguments; tensors are given as addresses."""
     address, size = ctypes.c_void_p, ctypes.c_int64
-    product, layer, sizes, rows = map(ctypes.POINTER, (Product, Layer, Sizes, Rows))
+    product, layer, head, sizes, rows = map(ctypes.POINTER, (Product, Layer, Exit, Sizes, Rows))
     for function, arguments in (
         (kernels.foredraft_product, (product, address, ctypes.c_float, address, size, address, size)),
         (kernels.foredraft_project, (layer, sizes, address, address, size, address, address, size)),
         (kernels.foredraft_attend, (sizes, rows, address, address, address, address, size)),
         (kernels.foredraft_finish, (layer, sizes, address, address, size, size)),
+        (
+            kernels.foredraft_exit,
+            (head, sizes, rows, address, address, address, size, size, address, address, address, address, size),
+        ),
         (kernels.foredraft_layers, (layer, size, sizes, rows, address, size, address, size)),
     ):
         function.argtypes, function.restype = arguments, None

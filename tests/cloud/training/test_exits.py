@@ -247,6 +247,29 @@ def test_a_head_foresees_greedy_and_sampled_tokens_with_a_probability(
                 assert 0 <= token < model.config.vocabulary
 
 
+def test_what_is_foreseen_of_a_round_does_not_hang_on_others_in_the_pass(
+    model: Model, texts: list[Text], trained: Path
+) -> None:
+    target = load_target(
+        model, dtype="float32", exits=None, heads=load_artifact(trained, "exits"), context=400, slots=2
+    )
+
+    def of_the_last(*scored: int) -> list[tuple[int, float]]:
+        runs = [
+            Run(target.open(), tuple(text.tokens[:30].tolist()), count)
+            for text, count in zip(texts[-len(scored) :], scored, strict=True)
+        ]
+        *_, logits = target.verify(runs).step().logits
+        for run in runs:
+            target.release(run.slot)
+        assert logits is not None
+        return [logits.foresee(row, 5, SamplingParams(), 25 + row, 0.7) for row in range(len(logits))]
+
+    alone, beside = of_the_last(6), of_the_last(3, 6)
+    assert [token for token, _ in beside] == [token for token, _ in alone]
+    assert [sure for _, sure in beside] == pytest.approx([sure for _, sure in alone], abs=1e-5)
+
+
 # --- rounds
 
 

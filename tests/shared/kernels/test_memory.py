@@ -1,4 +1,4 @@
-"""Room that takes memory only where it is written."""
+"""Room that takes memory only where it is written, and room for weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fuzz_figures import resident_mib
 
-from foredraft_shared.kernels.memory import lazy_zeros
+from foredraft_shared.kernels.memory import WeightMemory, lazy_zeros
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc here to look at")
@@ -19,6 +19,15 @@ def test_a_few_bytes_far_apart_take_a_few_pages() -> None:
     assert resident_mib() - before < 32
     assert int(room[:: 2**21].sum(dtype=np.int64)) == 256
     assert room.ctypes.data % 4096 == 0
+
+
+def test_weights_lie_apart_in_lines_of_64_bytes() -> None:
+    memory = WeightMemory()
+    given = [np.arange(size, dtype=np.float32) * size for size in (1, 17, 0, 5_000_000, 3, 20_000_000)]
+    kept = [memory.keep(each.reshape(-1, 1)) for each in given]
+    for before, after in zip(given, kept, strict=True):
+        assert after.ctypes.data % 64 == 0
+        np.testing.assert_array_equal(after[:, 0], before)
 
 
 def test_nothing_is_room_too() -> None:
