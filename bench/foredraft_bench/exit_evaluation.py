@@ -52,8 +52,9 @@ def evaluate_exits(
     if not layers:
         return ExitsJudged([], {})
     found: dict[int, list[tuple[Hinted, bool]]] = {layer: [] for layer in layers}
+    trust = Trust()  # one device writes them all
     for text, start, params in written:
-        for outcome in _rounds(target, drafter, text, start, params, stop, drafted):
+        for outcome in _rounds(target, drafter, text, start, params, stop, drafted, trust):
             for layer, hint in outcome.items():
                 found[layer].append((hint, params.greedy))
     costs = head_costs(target, list(written[0][0][: written[0][1]]), drafted + 1)
@@ -93,6 +94,7 @@ def _rounds(
     params: SamplingParams,
     stop: set[TokenId],
     drafted: int,
+    trust: Trust,
 ) -> list[dict[int, Hinted]]:
     """One text in rounds: by layer, the hint of each."""
     slot = target.open()
@@ -100,7 +102,7 @@ def _rounds(
     if start > 1:
         target.verify([Run(slot, tuple(text[: start - 1]), 0)], exits=False).step()
     outcomes = []
-    position, trust = start, Trust()
+    position = start
     while position < len(text):
         follow(drafter, text[:position])
         draft = [proposal.token for proposal in drafter.draft(drafted, params)]

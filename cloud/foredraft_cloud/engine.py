@@ -324,7 +324,10 @@ class Engine:
         batch = self._batch
         guesses = [entry.verifies and bool(entry.session.round and entry.session.round.draft) for entry in batch]
         dropping = self._options.drop_confidence is not None
-        asked = [guess and (dropping or entry.session.hints) for guess, entry in zip(guesses, batch, strict=True)]
+        asked = [
+            guess and (dropping or (entry.session.hints and entry.doubtful))
+            for guess, entry in zip(guesses, batch, strict=True)
+        ]
         begun = self._clock_ns()
         stops = any(asked) or self._overhear is not None
         target_pass = self._target.verify([entry.run for entry in batch], exits=stops)

@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,9 @@ from foredraft_shared.messages import Position, SamplingParams, TokenId
 from foredraft_shared.sampling import gumbel
 
 from .calibration import Logistic
-from .reading import Said
+
+if TYPE_CHECKING:
+    from .reading import Said
 
 __all__ = ["Evidence", "Foresight", "Trust", "evidence"]
 

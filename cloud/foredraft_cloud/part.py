@@ -33,6 +33,15 @@ class Part:
     def __post_init__(self) -> None:
         self.taken = self.kept = len(self.run.tokens)
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether the device is likelier wrong than right in what it drafts on already: that all stands, and its next guess.
+
+        Where it is not, an exit costs more of the pass than its hints can save: at half the depth no more than half a pass,
+        and only where they contradict the device and are right.
+        """
+        return self.session.trust.share**self.run.scored < 0.5
+
     def hint(self, layer: int, logits: Logits, sure_enough: float) -> Hint | None:
         """What this exit expects the verdict to be, if it is sure enough and has not said so before."""
         session, round_ = self.session, self.session.round

@@ -20,12 +20,16 @@ from foredraft_shared.errors import Overloaded, SessionUnknown
 from foredraft_shared.messages import Open, Position, Resume, SessionId
 
 from .audit import Audit, short
+from .foresight import Trust
 from .observer import Closing, Observer
 from .options import EngineOptions, EngineStatistics
 from .sessions import Session
 from .target import Target
 
 __all__ = ["Registry", "identity"]
+
+_REMEMBERED = 4096
+"""Devices of whose drafts the server knows how good they were."""
 
 
 class Registry:
@@ -43,6 +47,7 @@ class Registry:
         self._statistics = statistics
         self._observer = observer
         self._sessions: dict[SessionId, Session] = {}
+        self._trusts: dict[Hashable, Trust] = {}
         self._audit = Audit()
         self._admitted = 0
         self._due_us = 0.0
@@ -76,6 +81,7 @@ class Registry:
         session.owner = identity(peer)
         session.heard_us = now_us
         session.admitted = self._admitted = self._admitted + 1
+        session.trust = self._trust_in(session.device)
         self.adopt(session)
         if not self._fits(session):
             self._target.release(session.slot)
@@ -95,6 +101,7 @@ class Registry:
         session.evicted = held.evicted
         session.rhythm = held.rhythm
         session.admitted = held.admitted
+        session.trust = held.trust
         common = 0
         for ours, theirs in zip(held.ledger.tokens, session.ledger.tokens, strict=False):
             if ours != theirs:
@@ -103,6 +110,14 @@ class Registry:
         self._target.keep(held.slot, min(common, held.slot.length, session.ledger.length - 1))
         self._sessions[message.session] = session
         return session
+
+    def _trust_in(self, device: Hashable) -> Trust:
+        """What is known of a device's drafts: all its texts have it in common."""
+        trust = self._trusts.pop(device, None) or Trust()
+        self._trusts[device] = trust  # the last one heard of comes last
+        if len(self._trusts) > _REMEMBERED:
+            del self._trusts[next(iter(self._trusts))]
+        return trust
 
     def hear(self, session: Session, peer: Hashable, now_us: int) -> None:
         """A round of ``session`` has come: it is active from now on.

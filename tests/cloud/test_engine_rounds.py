@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from engine_world import GREEDY, ONE, PROMPT, SAMPLED, TWO, Cloud, decode, digest, draft, opened
 from hypothesis import given, settings
@@ -306,6 +308,27 @@ def test_nothing_is_spent_on_hints_that_nobody_wants():
     cloud = opened(EngineOptions(hint_confidence=0.0), hints=False)
     cloud.hear(draft(PROMPT, (1, 2)))
     assert [type(message) for message in cloud.run()] == [Verdict]
+
+
+def test_no_exit_is_asked_about_a_device_that_is_mostly_right_and_its_next_text_is_known_from_the_last():
+    truth = continuation(PROMPT, GREEDY, 60)
+    cloud = Cloud(EngineOptions(hint_confidence=0.0))
+    cloud.hear(Open(ONE, PROMPT, max_tokens=60))
+
+    def hinted(session: bytes, start: int, guess: Sequence[int], number: int, peer: str = "device") -> bool:
+        text = [*PROMPT, *truth[:start]]
+        cloud.hear(draft(text, guess, session=session, number=number), peer=peer)
+        return any(isinstance(message, Hint) for message in cloud.run())
+
+    said = [hinted(ONE, start, truth[start : start + 3], 1 + start // 4) for start in range(0, 40, 4)]
+    assert said[0], "nobody knows it yet"
+    assert not any(said[5:]), "what it drafts on already is likelier than any hint"
+    cloud.hear(Open(TWO, PROMPT))
+    assert not hinted(TWO, 0, truth[:3], 1)
+    cloud.hear(Open(bytes([3]) * 16, PROMPT), peer="another")
+    assert hinted(bytes([3]) * 16, 0, truth[:3], 1, "another")
+    wrong = [(token + 1) % VOCABULARY for token in truth]
+    assert any(hinted(ONE, start, wrong[start : start + 3], 100 + start) for start in range(40, 59))
 
 
 def test_statistics_add_up():

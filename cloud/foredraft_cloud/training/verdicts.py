@@ -34,10 +34,24 @@ from ..reading import said
 from .collecting import pick_among
 from .shards import Text
 
-__all__ = ["HintQuality", "Hinted", "Played", "Row", "Scored", "fit_foresight", "hinted", "hints", "quality", "rounds"]
+__all__ = [
+    "Device",
+    "HintQuality",
+    "Hinted",
+    "Played",
+    "Row",
+    "Scored",
+    "fit_foresight",
+    "hinted",
+    "hints",
+    "imagined",
+    "quality",
+    "rounds",
+]
 
 _LONGEST = 8
 _TOP_P = 0.95
+_NOISES = (0.05, 0.15, 0.4, 0.8, 1.5, 3.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,22 +116,36 @@ class HintQuality:
     reliability: list[ReliabilityPoint] = field(default_factory=list)
 
 
-def rounds(scored: Scored, tokens: NDArray[np.int64], seed: int, longest: int = _LONGEST) -> Iterator[Played]:
-    """The rounds of one text with one imagined device."""
-    text, params = scored.text, scored.params
-    generator = np.random.default_rng([seed, text.key & 0xFFFFFFFF, text.seed & 0xFFFFFFFF])
-    # Half of the devices are good ones: int8 copies and trained drafts are what people use.
-    noise = float(generator.choice([0.15, 0.4, 0.8, 1.5, 3.0]))
-    likeness = float(generator.choice([0.0, 0.3, 0.6]))
+@dataclass(slots=True)
+class Device:
+    """An imagined one."""
+
+    generator: np.random.Generator
+    noise: float
+    """Nats, of each log-probability of the target's."""
+    likeness: float
+    """Share of the exit's own opinion in what it drafts by."""
+    trust: Trust = field(default_factory=Trust)
+
+
+def imagined(seed: int) -> Device:
+    """Half of them are good ones: copies in fewer bits and trained drafts are what people use."""
+    generator = np.random.default_rng(seed)
+    return Device(generator, float(generator.choice(_NOISES)), float(generator.choice([0.0, 0.3, 0.6])))
+
+
+def rounds(scored: Scored, tokens: NDArray[np.int64], device: Device, longest: int = _LONGEST) -> Iterator[Played]:
+    """The rounds of one text as ``device`` drafts them; the server has its trust from the texts before."""
+    text, params, generator, trust = scored.text, scored.params, device.generator, device.trust
     exit_said = said(torch.from_numpy(scored.scores), torch.from_numpy(tokens))
-    trust, at = Trust(), 0
+    at = 0
     while at < text.answered:
         length = min(int(generator.integers(1, longest + 1)), text.answered - at - 1)
         rows: list[Row] = []
         accepted = 0
         for row in range(length + 1):
             index = at + row
-            drafted = _drafted(scored, tokens, index, noise, likeness, generator) if row < length else None
+            drafted = _drafted(scored, tokens, index, device) if row < length else None
             seen = evidence(exit_said[index], tokens, drafted, params, text.start + index, row, trust.share)
             rows.append(Row(seen, drafted, int(text.tokens[text.start + index])))
             accepted += accepted == row and drafted == rows[-1].token
@@ -130,11 +158,9 @@ def _drafted(
     scored: Scored,
     tokens: NDArray[np.int64],
     index: int,
-    noise: float,
-    likeness: float,
-    generator: np.random.Generator,
+    device: Device,
 ) -> TokenId:
-    text = scored.text
+    text, likeness = scored.text, device.likeness
     ids = text.top_ids[index]
     logs = text.top_log_probabilities[index].astype(np.float64)
     if likeness:
@@ -143,7 +169,7 @@ def _drafted(
         top = own.max()
         if np.isfinite(top):
             logs = (1 - likeness) * logs + likeness * np.maximum(own - top, -15.0)
-    logs = logs + noise * generator.standard_normal(len(logs))
+    logs = logs + device.noise * device.generator.standard_normal(len(logs))
     order = np.argsort(-logs, kind="stable")
     position = text.start + index
     return pick_among(ids[order], logs[order].astype(np.float32), text.temperature, _TOP_P, text.seed, position)

@@ -30,7 +30,17 @@ from foredraft_cloud.training.prompts import Prompts
 from foredraft_cloud.training.shards import Shards, Text, read_texts
 from foredraft_cloud.training.states import States
 from foredraft_cloud.training.texts import sub_vocabulary
-from foredraft_cloud.training.verdicts import Hinted, Played, Scored, fit_foresight, hinted, hints, quality, rounds
+from foredraft_cloud.training.verdicts import (
+    Hinted,
+    Played,
+    Scored,
+    fit_foresight,
+    hinted,
+    hints,
+    imagined,
+    quality,
+    rounds,
+)
 from foredraft_shared.errors import ModelDamaged, UsageError, VocabularyMismatch
 from foredraft_shared.messages import SamplingParams
 from foredraft_shared.models import Model, open_model
@@ -287,7 +297,7 @@ def test_rounds_are_walked_as_the_ledger_does(texts: list[Text], model: Model) -
     tokens = np.arange(model.config.vocabulary)
     for text in texts[:10]:
         written = 0
-        for played in rounds(scored(text, tokens, 0.8), tokens, seed=1):
+        for played in rounds(scored(text, tokens, 0.8), tokens, imagined(1)):
             *before, last = played.reached
             assert all(row.drafted == row.token for row in before), "a row counts only if those before it stood"
             assert last.drafted != last.token, "a round ends where the draft fails, or after it"
@@ -300,8 +310,10 @@ def test_foresight_is_calibrated_on_rounds_it_has_not_seen(texts: list[Text], mo
     tokens = np.arange(model.config.vocabulary)
     sides: list[list[Played]] = [[], []]
     for index, text in enumerate(texts):
-        for seed in range(8):
-            sides[index % 2].extend(rounds(scored(text, tokens, 0.75, seed), tokens, seed))
+        if index % 4 == 0:
+            devices = [imagined(index + seed) for seed in range(8)]
+        for seed, device in enumerate(devices):
+            sides[index % 2].extend(rounds(scored(text, tokens, 0.75, seed), tokens, device))
     foresight = fit_foresight(sides[0])
     worth = quality(hints(foresight, sides[1]))
     assert worth.rounds > 300
@@ -314,7 +326,7 @@ def test_foresight_is_calibrated_on_rounds_it_has_not_seen(texts: list[Text], mo
 
 def test_a_hint_is_right_only_with_count_and_token(texts: list[Text], model: Model) -> None:
     tokens = np.arange(model.config.vocabulary)
-    found = [played for text in texts for played in rounds(scored(text, tokens, 0.9), tokens, 0)]
+    found = [played for text in texts for played in rounds(scored(text, tokens, 0.9), tokens, imagined(0))]
     foresight = fit_foresight(found)
     outcomes = set()
     for played in found:
