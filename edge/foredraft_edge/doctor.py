@@ -98,7 +98,10 @@ def kernels(found: str | Missing) -> Finding:
     if not found.cure:
         return Finding("kernels", "ok", f"none: {found.reason}; drafts run by onnxruntime")
     return Finding(
-        "kernels", "warn", f"none: {found.reason}; drafts run by onnxruntime, at a third of the pace", f"{found.cure}."
+        "kernels",
+        "warn",
+        f"none: {found.reason}; drafts run by onnxruntime, at less than half of the pace",
+        f"{found.cure}.",
     )
 
 

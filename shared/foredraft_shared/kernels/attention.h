@@ -29,22 +29,22 @@ Floats dots_of_each(const uint16_t *query, const uint16_t *keys, int64_t dim) {
   return parts[0];
 }
 
-// Q rows of `weights` by the values of the keys [first, count): kTile vectors of columns from `at` on.
+// Q rows of `weights` by the values of the keys [first, count): kColumns vectors of columns from `at` on.
 template <int Q>
 void weighted_values(const float *weights, int64_t weight_stride, const uint16_t *values, const int64_t *pages, int64_t first,
                      int64_t count, int64_t dim, int64_t at, const float *totals, float *out, int64_t out_stride) {
-  Floats sums[Q][kTile];
-  for (int j = 0; j < kTile; ++j)
+  Floats sums[Q][kColumns];
+  for (int j = 0; j < kColumns; ++j)
     for (int q = 0; q < Q; ++q) sums[q][j] = Floats{};
   for (int64_t key = first; key < count; ++key) {
     const uint16_t *value = values + (pages[key / kPageTokens] * kPageTokens + key % kPageTokens) * dim + at;
-    for (int j = 0; j < kTile; ++j) {
+    for (int j = 0; j < kColumns; ++j) {
       const Floats some = (Floats)(widened(load_halves(value + j * kLanes, dim - at - j * kLanes)) << 16);
       for (int q = 0; q < Q; ++q) sums[q][j] = fused(all(weights[q * weight_stride + key]), some, sums[q][j]);
     }
   }
   for (int q = 0; q < Q; ++q)
-    for (int j = 0; j < kTile; ++j)
+    for (int j = 0; j < kColumns; ++j)
       store(out + q * out_stride + at + j * kLanes, sums[q][j] / totals[q], dim - at - j * kLanes);
 }
 
@@ -98,7 +98,7 @@ void attend_row(const Sizes &sizes, int64_t kv_head, const uint16_t *queries, co
     }
     float *to = out + (done * sizes.kv_heads + kv_head) * dim;
     const int64_t stride = sizes.kv_heads * dim;
-    for (int64_t at = 0; at < dim; at += kTile * kLanes) {
+    for (int64_t at = 0; at < dim; at += kColumns * kLanes) {
 #define TILE(Q) weighted_values<Q>(scores, padded, values, pages, first, count, dim, at, totals, to, stride)
       switch (some) {
         case 1: TILE(1); break;

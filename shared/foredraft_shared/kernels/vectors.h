@@ -25,15 +25,14 @@
 
 namespace {
 
-// kTile vectors of a panel are summed at a time for up to kMostRows rows, so that their sums fit the registers.
+// So that sums fit the registers: kTile vectors of a panel at a time for up to kMostRows rows, kColumns vectors of values.
 #if defined(FOREDRAFT_AVX512)
-constexpr int64_t kLanes = 16, kTile = 4, kMostRows = 3;
+constexpr int64_t kLanes = 16, kTile = 4, kMostRows = 3, kColumns = 4;
 #elif defined(FOREDRAFT_AVX2)
-constexpr int64_t kLanes = 8, kTile = 2, kMostRows = 4;
+constexpr int64_t kLanes = 8, kTile = 2, kMostRows = 4, kColumns = 2;
 #else
-constexpr int64_t kLanes = 4, kTile = 4, kMostRows = 4;
+constexpr int64_t kLanes = 4, kTile = 2, kMostRows = 4, kColumns = 4;
 #endif
-
 constexpr int64_t kWide = 16, kParts = kWide / kLanes;
 
 typedef float Floats __attribute__((vector_size(4 * kLanes)));
