@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,15 @@ def lazy_zeros(size: int) -> NDArray[np.uint8]:
     takes hundreds of megabytes, and up to a second for the system to clear them (docs/log.md).
     """
     memory = mmap.mmap(-1, max(size, 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):
-        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    _advise(memory, "MADV_NOHUGEPAGE")
     return np.frombuffer(memory, np.uint8, size)
+
+
+def _advise(memory: mmap.mmap, advice: str) -> None:
+    """Where the system knows of it: Linux on a small board may be built without huge pages."""
+    if hasattr(mmap, advice):
+        with suppress(OSError):
+            memory.madvise(getattr(mmap, advice))
 
 
 class WeightMemory:
@@ -43,8 +50,7 @@ class WeightMemory:
         if size > len(self._piece):
             room = max(-(-size // _HUGE) * _HUGE, _PIECE)
             memory = mmap.mmap(-1, room + _HUGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            if hasattr(mmap, "MADV_HUGEPAGE"):
-                memory.madvise(mmap.MADV_HUGEPAGE)
+            _advise(memory, "MADV_HUGEPAGE")
             whole = np.frombuffer(memory, np.uint8)
             first = -whole.ctypes.data % _HUGE
             self._piece = whole[first : first + room]

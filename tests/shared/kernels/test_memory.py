@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,13 @@ def test_weights_lie_apart_in_lines_of_64_bytes() -> None:
     for before, after in zip(given, kept, strict=True):
         assert after.ctypes.data % 64 == 0
         np.testing.assert_array_equal(after[:, 0], before)
+
+
+def test_a_system_that_knows_no_huge_pages_gives_room_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MADV_NOHUGEPAGE", "MADV_HUGEPAGE"):
+        monkeypatch.setattr(mmap, name, 9999, raising=False)
+    assert lazy_zeros(10).size == 10
+    assert WeightMemory().keep(np.ones(3))[2] == 1.0
 
 
 def test_nothing_is_room_too() -> None:
