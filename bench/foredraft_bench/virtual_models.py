@@ -72,6 +72,9 @@ class Times:
     """By this share a pass takes longer while the device drafts: both are on one machine. As much as it drafted in the time since
     the pass before began, it is taken to draft during this one."""
 
+    review: float = 0.15
+    """What each further token adds to a pass in which the draft looks at several, as a share of :attr:`draft_ms`."""
+
     def pass_ms(self, rows: int) -> float:
         """A pass over so many rows: a drafted token is one, and so is the token before the draft."""
         if rows <= 1 and self.decode_ms is not None:
@@ -139,12 +142,25 @@ class VirtualDrafter(Text):
 
     def draft(self, limit: int, params: SamplingParams) -> Iterator[Proposal]:
         for _ in range(limit):
-            right, claim = self._skill(len(self._text))
-            taken_ns = round(self._world.times.draft_ms * _MS)
-            self._world.device_ns += taken_ns
-            self._world.drafted_ns += taken_ns
-            self._text.append(RIGHT if right else WRONG)
-            yield Proposal(self._text[-1], claim)
+            proposal = self._proposal(len(self._text))
+            self._take_ms(self._world.times.draft_ms)
+            self._text.append(proposal.token)
+            yield proposal
+
+    def review(self, start: Position, params: SamplingParams) -> Sequence[Proposal | None]:
+        times, stop = self._world.times, len(self._text)
+        if start < stop:
+            self._take_ms(times.draft_ms * (1.0 + times.review * (stop - start - 1)))
+        return [self._proposal(position) for position in range(start, stop)]
+
+    def _proposal(self, position: Position) -> Proposal:
+        right, claim = self._skill(position)
+        return Proposal(RIGHT if right else WRONG, claim)
+
+    def _take_ms(self, milliseconds: float) -> None:
+        taken_ns = round(milliseconds * _MS)
+        self._world.device_ns += taken_ns
+        self._world.drafted_ns += taken_ns
 
 
 # --- the cloud

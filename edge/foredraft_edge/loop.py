@@ -288,6 +288,8 @@ class RoundLoop:
             self._conversation.dispatch(self._accounts.begin(request, self.plan, reads_prompt=reads_prompt))
             if path is not None and (self.plan.tokens is not None or self._planner.curious):
                 path.reset(ledger.tokens)  # the drafter reads meanwhile
+            if self._shadow is not None:
+                self._shadow.begin()
             return
         assert self._drafting is not None
         path = self._drafting.path
@@ -304,14 +306,19 @@ class RoundLoop:
         path = drafting.path
         if self._writing is None:
             follows = self.plan.tokens is not None or self._planner.curious or self._options.on_disconnect == "edge"
-            return follows and path.unread > 0 and not self._conversation.measuring
+            wanted = (follows and path.unread > 0) or (self._shadow is not None and self._shadow.wants_review)
+            return wanted and not self._conversation.measuring
         if not self._alone and drafting.complete:
             return False  # nothing will be drafted: a length of 0 is one remote call a token
         return path.reading_ms > _READING_MS  # less is read along with the next token, in one pass
 
     def _read(self) -> None:
         assert self._path is not None
-        elapsed_ns = self._path.read(_READING_MS)
+        assert self._shadow is not None
+        if self._writing is None and self._shadow.wants_review:
+            elapsed_ns = self._shadow.review()
+        else:
+            elapsed_ns = self._path.read(_READING_MS)
         if self._writing is None:
             self._accounts.waited(elapsed_ns)  # for the cloud, which writes meanwhile
             self._planner.disturbed()

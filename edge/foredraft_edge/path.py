@@ -54,7 +54,7 @@ class Path:
         """Time spent in the drafter since the last draft was taken, wrong guesses included."""
         self.discarded = 0
         """Tokens drafted on wrong guesses, all in all."""
-        self._pace = ReadingPace()
+        self._pace, self._reviews = ReadingPace(), ReadingPace()
 
     @property
     def tokens(self) -> Sequence[TokenId]:
@@ -111,6 +111,16 @@ class Path:
         if read > 0:
             self._pace.took(read, elapsed_ns / 1e6)
         return elapsed_ns
+
+    def review(self, committed: Sequence[TokenId], start: Position) -> tuple[Sequence[Proposal | None], int]:
+        """What would have been drafted in place of the tokens of ``committed`` from ``start`` on, of as many of them as take
+        about two passes, and the nanoseconds it took; the path follows."""
+        begun_ns = self._clock_ns()
+        self.reset(committed[: start + self._reviews.piece(0.0)])
+        proposals = self._drafter.review(start, self._params)
+        elapsed_ns = self._clock_ns() - begun_ns
+        self._reviews.took(len(proposals), elapsed_ns / 1e6)
+        return proposals, elapsed_ns
 
     def grow(self, limit: Position) -> float | None:
         """Draft one token; returns the milliseconds it took, or ``None`` if there was none to draft.

@@ -18,18 +18,19 @@ own probabilities say which tokens are doubtful should be longer in easy places 
 is not ``k`` but that survival: draft on until another token would bring it below. The draft's probabilities are corrected
 by how often tokens of that probability were in fact accepted.
 
-*Mode.* What speculation and the cloud's own stream cost is foretold, not tried. The greeting tells the round trip and what
-a pass takes; the acceptance is learnt from verdicts, and, while the cloud writes, by drafting beside its stream
-(:mod:`.shadow`), which costs the link nothing, and the text only where both share a machine: what it costs there is
-measured and paid out of a hundredth of the time. ``ms(k)`` is corrected by what rounds in fact took against what such
-rounds, of that length and behind a rejection or none, should have taken: a dozen rounds tell. And by what texts took
-against all that, slowly, since rounds of one text are lucky or unlucky together. At the beginning of a text the mode that
-is believed to be faster is taken. Within a text, leaving speculation and ending a stream both cost a round trip, so only
-what is left of the text counts: speculation is dropped when it has in fact lost time against the cloud alone and even hope
-(the highest acceptance that what was seen does not speak against) says that it will lose more than a round trip until the
-text ends; or when it has lost so much that the formula must be wrong: on the way there hope shrinks to what is believed.
-The loss is a sum that never falls below 0 (Page's CUSUM test, Biometrika 41, 1954), so that old gains do not hide a link
-that has become slow. A stream runs to the end of the text, unless that is so far that its end is a small share.
+*Mode.* What speculation and the cloud's own stream cost is foretold, not tried. The greeting tells the round trip and
+what a pass takes; the acceptance is learnt from verdicts, and, while the cloud writes, by letting the draft read what
+was written and say what it would have proposed (:mod:`.shadow`), which costs the link nothing, and the text only where
+both share a machine: what it costs there is measured and paid out of a fiftieth of the time. ``ms(k)`` is corrected by
+what rounds in fact took against what such rounds, of that length and behind a rejection or none, should have taken: a
+dozen rounds tell. And by what texts took against all that, slowly, since rounds of one text are lucky or unlucky
+together. At the beginning of a text the mode that is believed to be faster is taken. Within a text, leaving
+speculation and ending a stream both cost a round trip, so only what is left of the text counts: speculation is dropped
+when it has in fact lost time against the cloud alone and even hope (the highest acceptance that what was seen does not
+speak against) says that it will lose more than a round trip until the text ends; or when it has lost so much that the
+formula must be wrong: on the way there hope shrinks to what is believed. The loss is a sum that never falls below 0
+(Page's CUSUM test, Biometrika 41, 1954), so that old gains do not hide a link that has become slow. A stream runs to
+the end of the text, unless that is so far that its end is a small share.
 
 *Trials.* Where the cloud is believed to be the faster, and hope says otherwise, speculation is tried: when the time
 written since would pay for a failure with one part in a hundred, and where enough is left of the text to win it
@@ -47,6 +48,8 @@ from .measuring import Estimate, Measurements, Measuring
 
 __all__ = ["AdaptivePlanner", "Estimate", "FixedPlanner", "Measurements", "Mode", "Plan", "Planner"]
 
+_BESIDE = 2
+"""Tokens of the cloud's that are early or late when the device computes."""
 Mode = str
 """``"speculate"``, ``"cloud"`` or ``"edge"``."""
 
@@ -127,6 +130,10 @@ class AdaptivePlanner(Measuring):
 
     _SHARE = 0.01
     """Of the time passed, what trials may lose, and the end of a long stream."""
+    _LOOK_SHARE = 0.02
+    """Of the time passed, what looking may cost."""
+    _FREE = 96
+    """Tokens looked at, whatever that costs."""
     _GRACE = 5.0
     """Rounds' worth of loss that end speculation whatever the formula says."""
     _CAUTION = 1.0
@@ -143,6 +150,8 @@ class AdaptivePlanner(Measuring):
     _PRIOR = 0.75
     _PRIOR_DRAFT = 0.25
     """Of a pass: what drafting a token takes, before one was drafted."""
+    _HIGHEST = 0.99
+    """To hope for."""
     _DEVIATIONS = 1.5
     """Of the belief in the acceptance, to hope for."""
     _SOME = 6
@@ -200,8 +209,9 @@ class AdaptivePlanner(Measuring):
         """What it adds to a token of the cloud's: nothing, unless both share a machine."""
         self._between_ms = Estimate(0.0, 32.0)
         """Between two tokens of the cloud's, beside its passes."""
-        self._beside = False
-        """Whether a token was drafted since the last verdict: on one machine that makes the cloud's own slower."""
+        self._beside = 0
+        """How many of the cloud's next tokens are as they are since the device computed, on one machine: that makes the cloud
+        slower, and whoever computes takes a token late and the next one early."""
         self._streamed_ms: float | None = None
         """The last pass, if it was in a stream that goes on."""
         self._slowed_from_ms: float | None = None
@@ -226,7 +236,7 @@ class AdaptivePlanner(Measuring):
     @property
     def hope(self) -> float:
         """The highest acceptance that what was seen does not speak against: the belief and some standard deviations."""
-        return min(0.98, self.acceptance + self._DEVIATIONS * self._patience * self._deviation)
+        return min(self._HIGHEST, self.acceptance + self._DEVIATIONS * self._patience * self._deviation)
 
     @property
     def _deviation(self) -> float:
@@ -308,9 +318,9 @@ class AdaptivePlanner(Measuring):
         return verify.value if sure else decode.value + max(0.0, self._between_ms.value)
 
     def _round_ms(self) -> float:
-        """A round that comes to nothing."""
+        """A round that comes to nothing; never 0."""
         length = self.best()
-        return self.measured.rtt_ms.value + self._server_ms(length) + length * self._draft_ms()
+        return max(0.001, self.measured.rtt_ms.value + self._server_ms(length) + length * self._draft_ms())
 
     def _trial_ms(self) -> float:
         """What a trial may cost: a round, and the way back to the cloud's stream."""
@@ -327,7 +337,7 @@ class AdaptivePlanner(Measuring):
             self._mode = self._why = ""  # another text
             self._lost_ms = 0.0
             slowed_ms = max(0.0, self._slowed_ms.value)
-            self._looking = self._evidence < self._LEARN or self._looking_ms >= self._SOME * slowed_ms
+            self._looking = self._evidence < self._FREE or self._looking_ms >= self._SOME * slowed_ms
         self._written = written
         plan = self._choose(left)
         self._mode = plan.mode
@@ -384,7 +394,7 @@ class AdaptivePlanner(Measuring):
         learning = self._evidence < self._LEARN / 2
         hoped_ms = (alone_ms - self.promise_ms()) * (left - self._LEARN)
         if learning and hoped_ms > self._WORTH * rtt_ms:
-            return self._LEARN
+            return self._LEARN + round(rtt_ms / alone_ms)  # nothing is looked at while a pong is awaited
         tokens = max(64, round(rtt_ms / (self._SHARE * alone_ms)))
         return None if left < 2 * tokens else tokens
 
@@ -423,15 +433,15 @@ class AdaptivePlanner(Measuring):
             super().answered(rtt_ms=rtt_ms, computed_ms=computed_ms, drafted=drafted)
         self._streamed_ms = computed_ms if streamed and not self._beside else None
         self._slowed_from_ms = self._alone_ms() if streamed and self._beside else None
-        self._beside = False
+        self._beside = max(0, self._beside - 1)
         self._best = None
 
     def disturbed(self) -> None:
-        self._beside = True
+        self._beside = _BESIDE
 
     def drafted(self, elapsed_ms: float) -> None:
         super().drafted(elapsed_ms)
-        self._beside = True
+        self.disturbed()
 
     def judged(self, probabilities: Sequence[float], accepted: int, rejected: bool) -> None:
         super().judged(probabilities, accepted, rejected)
@@ -473,11 +483,11 @@ class AdaptivePlanner(Measuring):
     def _look(self, elapsed_ms: float) -> None:
         """Pay for what was drafted beside the cloud's stream, and say whether that may go on."""
         alone_ms, self._slowed_from_ms = self._slowed_from_ms, None
-        self._looking_ms = min(self._looking_ms + self._SHARE * elapsed_ms, self._LEARN * self._alone_ms())
+        self._looking_ms = min(self._looking_ms + self._LOOK_SHARE * elapsed_ms, self._LEARN * self._alone_ms())
         if alone_ms is None:
             return
         slowed_ms = min(elapsed_ms, self._FREEZE * alone_ms) - alone_ms
         self._slowed_ms.add(slowed_ms)
-        if self._evidence >= self._LEARN:
+        if self._evidence >= self._FREE:
             self._looking_ms -= slowed_ms
             self._looking = self._looking and self._looking_ms >= -alone_ms  # one token on credit: gaps jitter

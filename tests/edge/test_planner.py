@@ -172,8 +172,8 @@ def test_over_a_short_way_a_fast_draft_is_used_at_once():
 
 
 def test_a_draft_that_shows_its_worth_beside_the_cloud_s_stream_is_used_without_a_trial():
-    assert begun(80.0, Times(2.0, VERIFY_MS), 0.9) == [(0, "cloud"), (16, "speculate")]
-    assert begun(240.0, Times(2.0, 120.0), 0.95)[:2] == [(0, "cloud"), (16, "speculate")]
+    assert begun(80.0, Times(2.0, VERIFY_MS), 0.9) == [(0, "cloud"), (18, "speculate")]
+    assert begun(240.0, Times(2.0, 120.0), 0.95)[:2] == [(0, "cloud"), (18, "speculate")]
 
 
 @pytest.mark.parametrize(
@@ -196,8 +196,9 @@ def test_what_the_draft_is_worth_is_seen_while_the_cloud_writes():
     )
     assert [decision.mode for decision in run.decisions] == ["cloud"]
     seen = planner.measured.acceptance
-    assert 20 <= seen.samples <= 23, "all but the last, and those in whose time a pong was awaited"
-    assert seen.value == pytest.approx(statistics.mean(skill(position)[0] for position in range(1, 24)), abs=0.05)
+    assert seen.samples in (14, 22), "six drafted beside the stream, then eight at a time"
+    compared = range(2, 2 + seen.samples)
+    assert seen.value == pytest.approx(statistics.mean(skill(position)[0] for position in compared), abs=0.05)
     assert planner.measured.draft_ms.value == pytest.approx(2.0)
 
 
@@ -300,23 +301,25 @@ def test_what_the_cloud_takes_while_the_device_drafts_beside_it_is_not_held_agai
 
 
 def looked_at(beside: float, texts: int = 20) -> tuple[list[float], float]:
-    """Excess over the cloud alone by text, where hope remains that drafts pay, and samples of acceptance."""
+    """Excess over the cloud alone by text, where hope remains that drafts pay, and samples of acceptance.
+
+    The first of these texts does not flatter the draft by luck.
+    """
     planner, times = planner_for("auto"), Times(12.0, 24.0, 0.5, 20.0, beside=beside)
     link = LinkSettings(rtt_ms=100.0)
     taken = [
         simulate(link=link, times=times, acceptance=0.8, tokens=40, seed=seed, planner=planner).ms_per_token
-        for seed in range(texts)
+        for seed in range(200, 200 + texts)
     ]
     return [each / 20.0 - 1.0 for each in taken], planner.measured.acceptance.samples
 
 
 def test_what_looking_beside_the_stream_costs_is_bounded():
-    """Drafting slows the cloud's passes by a quarter here: sixteen tokens at first, then a hundredth of the time."""
+    """Computing slows the cloud's passes by half here: what it costs is known after 96 tokens, then a fiftieth of the time."""
     excess, seen = looked_at(0.5)
-    assert 0.05 < excess[0] < 0.15
-    assert statistics.mean(excess[1:]) < 0.011
-    assert sum(each > 0.01 for each in excess[1:]) <= 3
-    assert seen > 16, "it does look again now and then"
+    assert 0.02 < excess[0] < 0.12
+    assert statistics.mean(excess[1:]) < 0.021
+    assert seen > 40, "it does look again now and then"
 
 
 def test_where_looking_costs_nothing_it_goes_on_while_it_may_change_the_decision():

@@ -59,6 +59,13 @@ class Drafter(Protocol):
         drafter has nothing to propose (an n-gram without a match, a full context).
         """
 
+    def review(self, start: Position, params: SamplingParams) -> Sequence[Proposal | None]:
+        """What :meth:`draft` would have proposed in place of each token of the text from ``start`` on, given those before
+        it; ``None`` where nothing. The text stays as it is, and is read as by :meth:`read`.
+
+        A model may do so in a pass over all of them, which takes far less time than drafting them one by one.
+        """
+
     def rewind(self, length: Position) -> None:
         """Keep the first ``length`` tokens of the text and drop the rest, its cache included."""
 

@@ -134,7 +134,7 @@ class CompiledDrafter(CachedText):
         layers = (self._layer(facts, tensors, f"{index}.") for index in range(self.layers))
         self._layers = (c.Layer * self.layers)(*layers)
         self._head = self._product(facts, tensors, "head", facts["hidden"], facts["head"])
-        self._logits = np.zeros(facts["head"], np.float32)
+        self._logits = np.zeros((1, facts["head"]), np.float32)
         self._positions = np.arange(self.context, dtype=np.int64)  # and the numbers of the pages
         self._starts = np.zeros(chunk, np.int64)
         self._pages = -(-self.context // _PAGE_TOKENS)
@@ -148,38 +148,53 @@ class CompiledDrafter(CachedText):
         del self._memory, self._file, self._embedding, self._arena, self._layers, self._head
 
     def _read(self, start: Position, stop: Position) -> NDArray[np.float32]:
-        while start < stop:
-            end = min(start + self._chunk, stop)
-            hidden = self._embedded(self._text[start:end])
-            rows = c.Rows(
-                len(hidden),
-                self._positions[start:].ctypes.data,
-                self._starts.ctypes.data,
-                self._positions.ctypes.data,
-                self._turns[start:].ctypes.data,
-                self._pages,
-            )
-            self._kernels.foredraft_layers(
-                self._layers,
-                self.layers,
-                self._sizes,
-                rows,
-                self._arena.ctypes.data,
-                self._arena[0].size,
-                hidden.ctypes.data,
-                self._threads,
-            )
-            start = end
+        for first in range(start, stop, self._chunk):
+            hidden = self._hidden(first, min(first + self._chunk, stop))
+        row: NDArray[np.float32] = self._scores(hidden[-1:], self._logits)[0]
+        return row
+
+    def _read_all(self, start: Position, stop: Position) -> NDArray[np.float32]:
+        chunks = []
+        for first in range(start, stop, self._chunk):
+            hidden = self._hidden(first, min(first + self._chunk, stop))
+            chunks.append(self._scores(hidden, np.empty((len(hidden), self._logits.shape[1]), np.float32)))
+        return np.concatenate(chunks)
+
+    def _hidden(self, start: Position, stop: Position) -> NDArray[np.float32]:
+        """[stop - start, E], behind all layers; at most a chunk."""
+        hidden = self._embedded(self._text[start:stop])
+        rows = c.Rows(
+            len(hidden),
+            self._positions[start:].ctypes.data,
+            self._starts.ctypes.data,
+            self._positions.ctypes.data,
+            self._turns[start:].ctypes.data,
+            self._pages,
+        )
+        self._kernels.foredraft_layers(
+            self._layers,
+            self.layers,
+            self._sizes,
+            rows,
+            self._arena.ctypes.data,
+            self._arena[0].size,
+            hidden.ctypes.data,
+            self._threads,
+        )
+        return hidden
+
+    def _scores(self, hidden: NDArray[np.float32], scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """``scores`` [rows, head], filled in for ``hidden`` [rows, E]."""
         self._kernels.foredraft_product(
             self._head,
             self._norm.ctypes.data,
             self._eps,
-            hidden[-1].ctypes.data,
-            1,
-            self._logits.ctypes.data,
+            hidden.ctypes.data,
+            len(hidden),
+            scores.ctypes.data,
             self._threads,
         )
-        return self._logits
+        return scores
 
     def _embedded(self, tokens: Iterable[int]) -> NDArray[np.float32]:
         """[R, E], in one piece."""

@@ -18,7 +18,7 @@ from .base import Proposal
 __all__ = ["CachedText", "Text", "choose"]
 
 
-class Text:
+class Text(ABC):
     """The tokens a drafter holds; a base class that keeps the list and checks the calls.
 
     A subclass overrides :meth:`_drop` when it keeps something by position (a cache) that must not outlive the text.
@@ -51,6 +51,21 @@ class Text:
         """Nothing is deferred here."""
         return 0
 
+    def review(self, start: Position, params: SamplingParams) -> Sequence[Proposal | None]:
+        """One by one: each is taken back, drafted anew, and put there again."""
+        proposals = []
+        behind = self._text[start:]
+        self.rewind(start)
+        for index, token in enumerate(behind, start=start):
+            proposals.append(next(iter(self.draft(1, params)), None))
+            self.rewind(index)
+            self.extend([token])
+        return proposals
+
+    @abstractmethod
+    def draft(self, limit: int, params: SamplingParams) -> Iterator[Proposal]:
+        """See :class:`~foredraft_edge.drafters.base.Drafter`."""
+
     def rewind(self, length: Position) -> None:
         """Keep the first ``length`` tokens.
 
@@ -68,6 +83,7 @@ class Text:
 
     def _drop(self, length: Position) -> None:
         """What stands at ``length`` and beyond is about to leave the text."""
+        del length  # nothing is kept by position here
 
 
 class CachedText(Text, ABC):
@@ -113,6 +129,20 @@ class CachedText(Text, ABC):
             self._cached = stop
         return max(0, last - self._cached)
 
+    def review(self, start: Position, params: SamplingParams) -> Sequence[Proposal | None]:
+        """In one pass, if the backend can; nothing beyond the context."""
+        stop = min(len(self._text), self.context)
+        first = max(start, 1)  # in front of the first token there is nothing to go by
+        if first >= stop:
+            return [None] * (len(self._text) - start)
+        self._drop(min(self._cached, first - 1))
+        if self._cached < first - 1:
+            self._read(self._cached, first - 1)
+        rows = self._read_all(first - 1, stop - 1)
+        self._cached = stop - 1
+        seen = [choose(row, params, position, self._ids) for position, row in enumerate(rows, start=first)]
+        return [*[None] * (first - start), *seen, *[None] * (len(self._text) - stop)]
+
     def draft(self, limit: int, params: SamplingParams) -> Iterator[Proposal]:
         """Propose with the model's logits; ends early when the context is full or the text is empty."""
         for _ in range(limit):
@@ -141,6 +171,10 @@ class CachedText(Text, ABC):
     @abstractmethod
     def _read(self, start: Position, stop: Position) -> NDArray[np.float32]:
         """Read the text from ``start`` to ``stop``, behind ``start`` cached tokens; logits ``[head]`` after the last of them."""
+
+    def _read_all(self, start: Position, stop: Position) -> NDArray[np.float32]:
+        """As :meth:`_read`; logits ``[stop - start, head]`` after each of them. Here one by one."""
+        return np.stack([self._read(index, index + 1).copy() for index in range(start, stop)])
 
     def _check(self, tokens: Sequence[TokenId]) -> None:
         for token in (min(tokens), max(tokens)) if len(tokens) else ():

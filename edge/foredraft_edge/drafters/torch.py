@@ -78,14 +78,24 @@ class TorchDrafter(CachedText):
         self._cache = self._empty(0)
 
     def _read(self, start: Position, stop: Position) -> NDArray[np.float32]:
-        if stop > self._cache.shape[3]:
-            grown = self._empty(min(self.context, max(512, 2 * stop)))
-            grown[:, :, :, :start] = self._cache[:, :, :, :start]
-            self._cache = grown
+        self._make_room(start, stop)
         with torch.inference_mode():
             tokens = torch.tensor(self._text[start:stop], device=self._device)
-            logits: NDArray[np.float32] = self._forward(tokens, start).float().cpu().numpy()
+            logits: NDArray[np.float32] = self._scores(self._forward(tokens, start)[-1]).float().cpu().numpy()
         return logits
+
+    def _read_all(self, start: Position, stop: Position) -> NDArray[np.float32]:
+        self._make_room(start, stop)
+        with torch.inference_mode():
+            tokens = torch.tensor(self._text[start:stop], device=self._device)
+            logits: NDArray[np.float32] = self._scores(self._forward(tokens, start)).float().cpu().numpy()
+        return logits
+
+    def _make_room(self, cached: Position, needed: Position) -> None:
+        if needed > self._cache.shape[3]:
+            grown = self._empty(min(self.context, max(512, 2 * needed)))
+            grown[:, :, :, :cached] = self._cache[:, :, :, :cached]
+            self._cache = grown
 
     def _empty(self, capacity: int) -> Any:
         """``[layers, key and value, kv_heads, capacity, head_dim]``."""
@@ -93,7 +103,7 @@ class TorchDrafter(CachedText):
         return torch.zeros(shape, dtype=self._dtype, device=self._device)
 
     def _forward(self, tokens: Any, start: Position) -> Any:
-        """Read ``tokens`` ``[rows]`` at ``start``; logits ``[head]`` of the last row."""
+        """Read ``tokens`` ``[rows]`` at ``start``; ``[rows, hidden]`` behind all layers."""
         config, weights = self._config, self._weights
         rows = len(tokens)
         cosines, sines = self._cosines[start : start + rows], self._sines[start : start + rows]
@@ -118,8 +128,12 @@ class TorchDrafter(CachedText):
             normed = self._norm(state, f"{prefix}.mlp_norm.weight")
             gate = silu(self._linear(normed, f"{prefix}.mlp.gate"))
             state = state + self._linear(gate * self._linear(normed, f"{prefix}.mlp.up"), f"{prefix}.mlp.down")
-        head = weights.get("head.weight", weights["embedding.weight"])
-        return linear(self._norm(state[-1], "norm.weight"), head)
+        return state
+
+    def _scores(self, state: Any) -> Any:
+        """``[…, head]``"""
+        head = self._weights.get("head.weight", self._weights["embedding.weight"])
+        return linear(self._norm(state, "norm.weight"), head)
 
     def _heads(self, normed: Any, name: str) -> Any:
         """``[heads, rows, head_dim]``."""

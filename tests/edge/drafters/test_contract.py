@@ -35,6 +35,7 @@ STEPS = st.lists(
         st.tuples(st.just("extend"), st.lists(IDS, max_size=4)),
         st.tuples(st.just("draft"), st.integers(0, 4), st.integers(0, 4), PARAMS),
         st.tuples(st.just("rewind"), st.floats(0, 1)),
+        st.tuples(st.just("review"), st.floats(0, 1), PARAMS),
         st.tuples(st.just("follow"), st.floats(0, 1), st.lists(IDS, max_size=4)),
     ),
     max_size=12,
@@ -113,6 +114,8 @@ def test_how_a_text_came_about_does_not_matter(
             case ("rewind", float(share)):
                 drafter.rewind(int(share * len(text)))
                 text = text[: int(share * len(text))]
+            case ("review", float(share), SamplingParams() as its_params):
+                drafter.review(int(share * len(text)), its_params)
             case ("follow", float(share), list(tokens)):
                 text = text[: int(share * len(text))] + tokens
                 follow(drafter, text)
@@ -122,6 +125,29 @@ def test_how_a_text_came_about_does_not_matter(
     assert proposals(drafter, 3, params) == proposals(fresh, 3, params)
     assert list(drafter.tokens) == list(fresh.tokens)
     drafter.close()
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("params", [SamplingParams(), SamplingParams(temperature=0.9, top_p=0.95, seed=7)])
+def test_a_review_says_what_would_have_been_drafted(
+    kind: str, params: SamplingParams, make: Callable[[str], Drafter]
+) -> None:
+    text = [position * position % 7 for position in range(30)]
+    drafter, fresh = make(kind), make(kind)
+    drafter.begin(text[:20])
+    proposals(drafter, 2, params)  # something is cached that the text is not to have
+    follow(drafter, text)
+    for start in (0, 12, 29, 30):
+        seen = drafter.review(start, params)
+        assert list(drafter.tokens) == text
+        for position, proposal in zip(range(start, 30), seen, strict=True):
+            fresh.begin(text[:position])
+            expected = next(iter(fresh.draft(1, params)), None)
+            if expected is None or proposal is None:
+                assert expected is proposal
+                continue
+            assert proposal.token == expected.token
+            assert proposal.probability == pytest.approx(expected.probability, abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", MAKERS)
