@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Evidence", "Foresight", "Trust", "evidence"]
 
+_FEATURES = 2
+"""Counts up with every change to what :func:`evidence` and :class:`Trust` say."""
+_QUESTIONS = ("drafted", "instead", "beyond")
 _TRUST_RATE = 0.06
 _FARTHEST = 12.0
 """Nats: no margin is worth more."""
@@ -167,11 +170,13 @@ class Foresight:
         instead = (1.0 - stands) * self.instead.of_one(seen.of_rival)
         return (drafted, stands) if stands >= instead else (seen.rival, instead)
 
-    def facts(self) -> dict[str, dict[str, list[float]]]:
+    def facts(self) -> dict[str, Any]:
         """As JSON has it."""
-        return {name: getattr(self, name).facts() for name in ("drafted", "instead", "beyond")}
+        return {"features": _FEATURES} | {name: getattr(self, name).facts() for name in _QUESTIONS}
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Foresight:
         """From :meth:`facts`; raises what :meth:`Logistic.of` does."""
-        return cls(*(Logistic.of(facts[name]) for name in ("drafted", "instead", "beyond")))
+        if facts.get("features") != _FEATURES:
+            raise ValueError("its calibration reads other features")
+        return cls(*(Logistic.of(facts[name]) for name in _QUESTIONS))

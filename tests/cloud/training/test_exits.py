@@ -239,6 +239,11 @@ def test_heads_of_another_model_or_of_no_sense_are_refused(model: Model, trained
     save_artifact(tmp_path / "odd.safetensors", "exits", model, artifact.tensors, facts)
     with pytest.raises(UsageError, match="train its exits again"):
         load_target(model, exits=None, heads=load_artifact(tmp_path / "odd.safetensors", "exits"))
+    facts = json.loads(json.dumps(artifact.facts))
+    facts["exits"]["2"]["foresight"]["features"] = 1
+    save_artifact(tmp_path / "older.safetensors", "exits", model, artifact.tensors, facts)
+    with pytest.raises(UsageError, match="reads other features"):
+        load_target(model, exits=None, heads=load_artifact(tmp_path / "older.safetensors", "exits"))
     lacking = {name: value for name, value in artifact.tensors.items() if name != "exits.2.map.weight"}
     save_artifact(tmp_path / "lacking.safetensors", "exits", model, lacking, artifact.facts)
     with pytest.raises(ModelDamaged, match=r"map\.weight"):
