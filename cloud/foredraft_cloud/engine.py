@@ -329,7 +329,7 @@ class Engine:
             for guess, entry in zip(guesses, batch, strict=True)
         ]
         begun = self._clock_ns()
-        # To look around costs a few per cent of a small pass, and a session that has gone frees little of one that it is alone in.
+        # To stop costs a few per cent of a small pass; a session that has gone frees little of one that it is alone in.
         stops = any(asked) or (self._overhear is not None and len(batch) > 1)
         target_pass = self._target.verify([entry.run for entry in batch], exits=stops)
         while True:
