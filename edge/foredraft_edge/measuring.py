@@ -45,7 +45,7 @@ class Measurements:
     """One token that the cloud writes alone."""
     token_ms: Estimate = field(default_factory=lambda: Estimate(40.0, 16.0))
     """One committed token while speculating, everything included."""
-    acceptance: Estimate = field(default_factory=lambda: Estimate(0.5, 160.0))
+    acceptance: Estimate = field(default_factory=lambda: Estimate(0.5, 320.0))
     """Probability that a drafted token whose predecessors were accepted is accepted (no unit)."""
 
 

@@ -132,7 +132,7 @@ class AdaptivePlanner(Measuring):
     """Of the time passed, what trials may lose, and the end of a long stream."""
     _LOOK_SHARE = 0.02
     """Of the time passed, what looking may cost."""
-    _FREE = 96
+    _FREE = 48
     """Tokens looked at, whatever that costs."""
     _GRACE = 5.0
     """Rounds' worth of loss that end speculation whatever the formula says."""
@@ -153,7 +153,9 @@ class AdaptivePlanner(Measuring):
     _HIGHEST = 0.99
     """To hope for."""
     _DEVIATIONS = 1.5
-    """Of the belief in the acceptance, to hope for."""
+    """Of the belief in the acceptance, to hope for…"""
+    _DOUBTS = 2.0
+    """…and to look for: looking costs little."""
     _SOME = 6
     """Samples before which nothing is concluded from them."""
     _OLD = 12
@@ -409,7 +411,11 @@ class AdaptivePlanner(Measuring):
 
     @property
     def curious(self) -> bool:
-        return self._looking and (not self.measured.decode_ms.samples or self.promise_ms() < self._alone_ms())
+        if not self._looking or not self.measured.decode_ms.samples:
+            return self._looking
+        sure = self._evidence >= self._FREE  # a few tokens speak against nothing
+        highest = min(self._HIGHEST, self.acceptance + self._DOUBTS * self._deviation) if sure else self._HIGHEST
+        return self._least(highest)[1] < self._alone_ms()
 
     # --- what happened
 
