@@ -145,7 +145,7 @@ class CompiledDrafter(CachedText):
         """Free the weights and the cache; the drafter cannot be used again."""
         super().close()
         self._kept = []
-        del self._memory, self._file, self._embedding, self._arena, self._layers, self._head
+        del self._memory, self._turns, self._norm, self._file, self._embedding, self._arena, self._layers, self._head
 
     def _read(self, start: Position, stop: Position) -> NDArray[np.float32]:
         for first in range(start, stop, self._chunk):

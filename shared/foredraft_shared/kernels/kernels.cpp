@@ -60,10 +60,11 @@ void to_bfloat16(const float *from, int64_t size, uint16_t *to) {
 
 // --- a layer
 
-// Memory that is there from call to call: passes come from one thread.
+// Memory that is there from call to call: passes come from one thread, which frees it at its end.
 struct Scratch {
   char *memory = nullptr;
   int64_t size = 0, used = 0;
+  ~Scratch() { std::free(memory); }
   void need(int64_t bytes) {
     if (bytes > size) {
       std::free(memory);

@@ -197,7 +197,7 @@ def _found(wanted: str | None, asked: str | None) -> _Found | Missing:
     instructions = _processor()
     fitting = (named,) if named else possible()
     if named and (lacking := [each for each in _SETS[named].instructions if each not in instructions]):
-        return Missing(f"this processor lacks {', '.join(lacking)}", "")
+        return Missing(f"this processor lacks {', '.join(lacking)}", "" if wanted else f"unset {_ASKED}")
     if not fitting:
         return Missing(f"this processor has none of {', '.join(_WORTH_IT)}", "")
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "c++", "clang++")), None)

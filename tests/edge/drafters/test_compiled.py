@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import weakref
 from collections import ChainMap
 from dataclasses import replace
 from pathlib import Path
@@ -115,6 +116,15 @@ def test_a_sub_vocabulary_head_has_the_rows_it_says(tmp_path: Path, kernels: cty
     with pytest.raises(ModelDamaged, match="ascending"):
         drafter(replace(draft, weights=ChainMap(part | {"head.tokens": ids[:5]}, draft.weights)), "bad")  # type: ignore[arg-type]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "some", "whole"]
+
+
+def test_a_closed_draft_keeps_no_weights(tmp_path: Path, kernels: ctypes.CDLL) -> None:
+    pack_draft(first_layers(open_model(checkpoints.write_hugging_face(tmp_path / "model"))), tmp_path / "packed")
+    drafter = CompiledDrafter(kernels, tmp_path / "packed")
+    weights, cache = weakref.ref(drafter._norm.base), weakref.ref(drafter._arena)
+    assert weights() is drafter._turns.base is drafter._kept[-1].base is not None
+    drafter.close()
+    assert weights() is cache() is None
 
 
 def test_threads_change_nothing(tmp_path: Path, kernels: ctypes.CDLL) -> None:

@@ -1,14 +1,17 @@
-"""Room that takes memory only where it is written, and room for weights."""
+"""Room that takes memory only where it is written, room for weights, and what the kernels take themselves."""
 
 from __future__ import annotations
 
 import mmap
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fuzz_figures import resident_mib
 
+from foredraft_shared.kernels import library as c
+from foredraft_shared.kernels.blocks import pack
 from foredraft_shared.kernels.memory import WeightMemory, lazy_zeros
 
 
@@ -40,3 +43,26 @@ def test_a_system_that_knows_no_huge_pages_gives_room_all_the_same(monkeypatch: 
 
 def test_nothing_is_room_too() -> None:
     assert lazy_zeros(0).size == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc here to look at")
+def test_a_thread_that_ends_leaves_nothing() -> None:
+    kernels = c.library()
+    if kernels is None:
+        pytest.skip("no compiled kernels on this machine")
+    rows, norm = np.ones((512, 4096), np.float32), np.ones(4096, np.float32)  # whose scratch is 11 MiB
+    out = np.empty((512, 64), np.float32)
+    weight = pack(np.ones((64, 4096), np.float32))
+    panels = WeightMemory().keep(weight.panels)
+    layer = c.Product(weight.kind, panels.ctypes.data, None, None, None, 4096, 64)
+
+    def multiply() -> None:
+        kernels.foredraft_product(layer, norm.ctypes.data, 0.0, rows.ctypes.data, len(rows), out.ctypes.data, 1)
+
+    for count in (2, 20):
+        before = resident_mib()
+        for _ in range(count):
+            thread = threading.Thread(target=multiply)
+            thread.start()
+            thread.join()
+    assert resident_mib() - before < 40
