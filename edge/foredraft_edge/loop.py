@@ -306,16 +306,23 @@ class RoundLoop:
         path = drafting.path
         if self._writing is None:
             follows = self.plan.tokens is not None or self._planner.curious or self._options.on_disconnect == "edge"
-            wanted = (follows and path.unread > 0) or (self._shadow is not None and self._shadow.wants_review)
-            return wanted and not self._conversation.measuring
+            return ((follows and path.unread > 0) or self._wants_review) and not self._conversation.measuring
         if not self._alone and drafting.complete:
             return False  # nothing will be drafted: a length of 0 is one remote call a token
         return path.reading_ms > _READING_MS  # less is read along with the next token, in one pass
 
+    @property
+    def _wants_review(self) -> bool:
+        """Whether to look, while the cloud writes alone, if the draft would have been right."""
+        shadow, path = self._shadow, self._path
+        if shadow is None or path is None or self._writing is not None or not shadow.wants_review:
+            return False
+        return self._deadlines.left_ms > path.review_ms(self._planner.measured.draft_ms.value)
+
     def _read(self) -> None:
         assert self._path is not None
-        assert self._shadow is not None
-        if self._writing is None and self._shadow.wants_review:
+        if self._wants_review:
+            assert self._shadow is not None
             elapsed_ns = self._shadow.review()
         else:
             elapsed_ns = self._path.read(_READING_MS)
@@ -328,7 +335,8 @@ class RoundLoop:
     def _wants_token(self) -> bool:
         path, drafting = self._writing, self._drafting
         if path is None and self._shadow is not None and self.plan.mode == "cloud":
-            return self._shadow.wants_token and not self._conversation.measuring
+            in_time = self._deadlines.left_ms > self._planner.measured.draft_ms.value
+            return in_time and self._shadow.wants_token and not self._conversation.measuring
         if path is None or drafting is None or path.exhausted or len(path.tokens) >= self._limit:
             return False
         if self._deadlines.left_ms < path.reading_ms + self._planner.measured.draft_ms.value:

@@ -17,14 +17,19 @@ _WEIGHT = 0.25
 
 
 class ReadingPace:
-    """What reading takes, learnt from every pass. Milliseconds."""
+    """What reading takes, learnt from every pass. Milliseconds.
 
-    def __init__(self) -> None:
+    Args:
+        first_piece: tokens of a piece, before it is known what each adds.
+    """
+
+    def __init__(self, first_piece: int = _FIRST_PIECE) -> None:
+        self._first_piece = first_piece
         self._pass_ms: float | None = None
         """Over a single token."""
         self._token_ms: float = 2.0
         """What each further one adds."""
-        self._longest = _FIRST_PIECE
+        self._longest = first_piece
         """A piece is at most twice as long as the one before it: the first measurements may be of a cold model."""
 
     def piece(self, budget_ms: float) -> int:
@@ -52,4 +57,4 @@ class ReadingPace:
             )
         elif self._pass_ms is not None:
             self._token_ms = max(0.01, (elapsed_ms - self._pass_ms) / (tokens - 1))
-            self._longest = max(_FIRST_PIECE, 2 * tokens)
+            self._longest = max(self._first_piece, 2 * tokens)

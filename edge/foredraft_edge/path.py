@@ -21,6 +21,9 @@ from .pace import ReadingPace
 
 __all__ = ["Path"]
 
+_REVIEWED = 16
+"""Tokens looked at in one piece: each has scores for the whole vocabulary."""
+
 
 class Path:
     """What a drafter holds, and where the next draft in it begins.
@@ -54,7 +57,8 @@ class Path:
         """Time spent in the drafter since the last draft was taken, wrong guesses included."""
         self.discarded = 0
         """Tokens drafted on wrong guesses, all in all."""
-        self._pace, self._reviews = ReadingPace(), ReadingPace()
+        self._pace = ReadingPace()
+        self._reviews = ReadingPace(first_piece=2)  # some drafters take a pass for each token
 
     @property
     def tokens(self) -> Sequence[TokenId]:
@@ -112,11 +116,15 @@ class Path:
             self._pace.took(read, elapsed_ns / 1e6)
         return elapsed_ns
 
+    def review_ms(self, draft_ms: float) -> float:
+        """What a piece of :meth:`review` takes, as far as is known; ``draft_ms``: what drafting a token takes."""
+        return max(2.0 * draft_ms, self._reviews.piece_ms(draft_ms))
+
     def review(self, committed: Sequence[TokenId], start: Position) -> tuple[Sequence[Proposal | None], int]:
         """What would have been drafted in place of the tokens of ``committed`` from ``start`` on, of as many of them as take
         about two passes, and the nanoseconds it took; the path follows."""
         begun_ns = self._clock_ns()
-        self.reset(committed[: start + self._reviews.piece(0.0)])
+        self.reset(committed[: start + min(self._reviews.piece(0.0), _REVIEWED)])
         proposals = self._drafter.review(start, self._params)
         elapsed_ns = self._clock_ns() - begun_ns
         self._reviews.took(len(proposals), elapsed_ns / 1e6)

@@ -44,12 +44,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from .looking import Looking
 from .measuring import Estimate, Measurements, Measuring
 
 __all__ = ["AdaptivePlanner", "Estimate", "FixedPlanner", "Measurements", "Mode", "Plan", "Planner"]
 
-_BESIDE = 2
-"""Tokens of the cloud's that are early or late when the device computes."""
 Mode = str
 """``"speculate"``, ``"cloud"`` or ``"edge"``."""
 
@@ -71,7 +70,7 @@ class Planner(Protocol):
 
     @property
     def curious(self) -> bool:
-        """Whether, while the cloud writes, tokens are drafted only to see if they would have been right."""
+        """Whether, while the cloud writes, the draft looks whether it would have been right."""
 
     def disturbed(self) -> None:
         """The device computed while the cloud wrote: on one machine that makes the cloud's next token later."""
@@ -130,10 +129,6 @@ class AdaptivePlanner(Measuring):
 
     _SHARE = 0.01
     """Of the time passed, what trials may lose, and the end of a long stream."""
-    _LOOK_SHARE = 0.02
-    """Of the time passed, what looking may cost."""
-    _FREE = 48
-    """Tokens looked at, whatever that costs."""
     _GRACE = 5.0
     """Rounds' worth of loss that end speculation whatever the formula says."""
     _CAUTION = 1.0
@@ -141,8 +136,6 @@ class AdaptivePlanner(Measuring):
     _STALL = 2.0
     """Rounds' worth of time that a commit counts for at most, if the one before it took less: a machine or link that stands
     still for a moment says nothing about the mode, and would have stopped the cloud's stream, too."""
-    _FREEZE = 4.0
-    """Passes that a token of the cloud's stream counts for at most, for the same reason."""
     _FASTER = 0.9
     """Of the cloud's own tokens as measured: what a pass over a draft must take less than to be believed instead."""
     _PRIOR_WEIGHT = 3.0
@@ -202,22 +195,10 @@ class AdaptivePlanner(Measuring):
         """Rounds as they were, and by the formula."""
         self._written = 0
         self._unlooked = 0
-        """Tokens of the cloud's since a drafted token was last judged."""
-        self._looking = True
-        """Whether tokens are drafted in this text beside the cloud's stream, if there is still something to be learnt."""
-        self._looking_ms = 0.0
-        """What that may cost."""
-        self._slowed_ms = Estimate(0.0, 32.0)
-        """What it adds to a token of the cloud's: nothing, unless both share a machine."""
-        self._between_ms = Estimate(0.0, 32.0)
-        """Between two tokens of the cloud's, beside its passes."""
-        self._beside = 0
-        """How many of the cloud's next tokens are as they are since the device computed, on one machine: that makes the cloud
-        slower, and whoever computes takes a token late and the next one early."""
-        self._streamed_ms: float | None = None
-        """The last pass, if it was in a stream that goes on."""
-        self._slowed_from_ms: float | None = None
-        """What that token would have taken, if the device computed beside it."""
+        """Tokens of the cloud's since the draft was last compared with any."""
+        self._looking = Looking()
+        self._may_pay: bool | None = None
+        """Whether the highest acceptance that may be would make speculation the faster."""
         self._mode: Mode = ""
         self._contradicted = 0
         """Trials' worth of time that the formula is not heard for when rounds speak against it again."""
@@ -317,7 +298,7 @@ class AdaptivePlanner(Measuring):
         if not decode.samples:
             return verify.value
         sure = verify.samples >= self._SOME and verify.value < self._FASTER * decode.value
-        return verify.value if sure else decode.value + max(0.0, self._between_ms.value)
+        return verify.value if sure else decode.value + self._looking.between_ms
 
     def _round_ms(self) -> float:
         """A round that comes to nothing; never 0."""
@@ -338,10 +319,11 @@ class AdaptivePlanner(Measuring):
                 self._contradicted = 0
             self._mode = self._why = ""  # another text
             self._lost_ms = 0.0
-            slowed_ms = max(0.0, self._slowed_ms.value)
-            self._looking = self._evidence < self._FREE or self._looking_ms >= self._SOME * slowed_ms
+            self._looking.begin(known=self._known)
         self._written = written
         plan = self._choose(left)
+        if plan.mode != self._mode:
+            self._anew = True  # the first round of a kind follows none
         self._mode = plan.mode
         return plan
 
@@ -411,11 +393,18 @@ class AdaptivePlanner(Measuring):
 
     @property
     def curious(self) -> bool:
-        if not self._looking or not self.measured.decode_ms.samples:
-            return self._looking
-        sure = self._evidence >= self._FREE  # a few tokens speak against nothing
-        highest = min(self._HIGHEST, self.acceptance + self._DOUBTS * self._deviation) if sure else self._HIGHEST
-        return self._least(highest)[1] < self._alone_ms()
+        if not self._looking.allowed or not self.measured.decode_ms.samples:
+            return self._looking.allowed
+        if self._may_pay is None:
+            # A few tokens speak against nothing.
+            highest = self.acceptance + self._DOUBTS * self._deviation if self._known else self._HIGHEST
+            self._may_pay = self._least(min(self._HIGHEST, highest))[1] < self._alone_ms()
+        return self._may_pay
+
+    @property
+    def _known(self) -> bool:
+        """Whether enough has been compared to be sure of anything."""
+        return self._evidence >= Looking.FREE
 
     # --- what happened
 
@@ -424,7 +413,7 @@ class AdaptivePlanner(Measuring):
 
     def recall(self, learnt: Mapping[str, Any], here: bool) -> None:
         super().recall(learnt, here)
-        self._best = None
+        self._forget()
         try:
             took_ms, foretold_ms = map(float, learnt["rounds_ms"])
         except (KeyError, TypeError, ValueError, OverflowError):
@@ -435,15 +424,17 @@ class AdaptivePlanner(Measuring):
     def answered(self, *, rtt_ms: float | None, computed_ms: float, drafted: int) -> None:
         streamed = rtt_ms is None and not drafted
         self._length = drafted
-        if not (streamed and self._beside and self.measured.decode_ms.samples):
+        if not (streamed and self._looking.disturbing and self.measured.decode_ms.samples):
             super().answered(rtt_ms=rtt_ms, computed_ms=computed_ms, drafted=drafted)
-        self._streamed_ms = computed_ms if streamed and not self._beside else None
-        self._slowed_from_ms = self._alone_ms() if streamed and self._beside else None
-        self._beside = max(0, self._beside - 1)
-        self._best = None
+        self._looking.answered(computed_ms if streamed else None, self._alone_ms())
+        self._forget()
 
     def disturbed(self) -> None:
-        self._beside = _BESIDE
+        self._looking.disturb()
+
+    def _forget(self) -> None:
+        """What was computed from the measurements holds no longer."""
+        self._best = self._may_pay = None
 
     def drafted(self, elapsed_ms: float) -> None:
         super().drafted(elapsed_ms)
@@ -452,18 +443,15 @@ class AdaptivePlanner(Measuring):
     def judged(self, probabilities: Sequence[float], accepted: int, rejected: bool) -> None:
         super().judged(probabilities, accepted, rejected)
         self._anew = rejected
-        self._best = None
+        self._forget()
         if probabilities:
             self._unlooked = 0
 
     def progressed(self, tokens: int, elapsed_ms: float, mode: Mode) -> None:
         super().progressed(tokens, elapsed_ms, mode)
         self._spare_ms = min(self._spare_ms + self._SHARE * elapsed_ms, 2.0 * self._trial_ms())
-        self._look(elapsed_ms)
+        self._looking.progressed(elapsed_ms, self._alone_ms(), known=self._known)
         if mode != "speculate":
-            # Jitter makes gaps of nothing and long ones: only their mean says anything.
-            if self._streamed_ms is not None:
-                self._between_ms.add(min(elapsed_ms, self._FREEZE * self._streamed_ms) - self._streamed_ms)
             self._unlooked += tokens
             if self._unlooked >= self._AGE:
                 self._unlooked = 0
@@ -485,15 +473,3 @@ class AdaptivePlanner(Measuring):
             keep = 1.0 - 1.0 / self._LATELY
             self._rounds_took_ms = self._rounds_took_ms * keep + elapsed_ms
             self._rounds_foretold_ms = self._rounds_foretold_ms * keep + (1.0 - hit) * anew_ms + hit * interval_ms
-
-    def _look(self, elapsed_ms: float) -> None:
-        """Pay for what was drafted beside the cloud's stream, and say whether that may go on."""
-        alone_ms, self._slowed_from_ms = self._slowed_from_ms, None
-        self._looking_ms = min(self._looking_ms + self._LOOK_SHARE * elapsed_ms, self._LEARN * self._alone_ms())
-        if alone_ms is None:
-            return
-        slowed_ms = min(elapsed_ms, self._FREEZE * alone_ms) - alone_ms
-        self._slowed_ms.add(slowed_ms)
-        if self._evidence >= self._FREE:
-            self._looking_ms -= slowed_ms
-            self._looking = self._looking and self._looking_ms >= -alone_ms  # one token on credit: gaps jitter

@@ -53,14 +53,12 @@ class Shadow:
 
     @property
     def wants_review(self) -> bool:
-        """Whether there is enough to be looked at, by a drafter that has nothing else to read."""
-        if not self._planner.curious or self._path.unread:
-            return False
-        return self._seen < self._until or self._ledger.length >= self._seen + _TOGETHER
+        """Whether there is enough to be looked at, by a drafter that is near and has nothing else to read."""
+        return self._pending and len(self._path.tokens) >= self._seen and not self._path.unread
 
     def begin(self) -> None:
         """The cloud writes from here on."""
-        self._seen = self._until = self._ledger.length
+        self._skip()
 
     def compare(self) -> None:
         """The cloud has written on: judge what was drafted, and follow."""
@@ -69,9 +67,11 @@ class Shadow:
             right = path.tokens[path.start] == tokens[path.start]
             self._planner.judged(path.probabilities[:1], int(right), not right)
             self._seen = self._until = path.start + 1
-        elif not (self._timing and self._planner.curious):
-            return
-        path.catch_up(tokens)
+            path.catch_up(tokens)
+        elif not self._planner.curious:
+            self._skip()
+        elif self._timing and not self._pending:
+            path.catch_up(tokens)
 
     def review(self) -> int:
         """Look at a piece of what was written since the last time; returns the nanoseconds it took."""
@@ -90,6 +90,17 @@ class Shadow:
         """Follow if the cloud is ahead by so many tokens, so that the drafter can read them while it has time."""
         if self._ledger.length >= len(self._path.tokens) + most:
             self._path.catch_up(self._ledger.tokens)
+            self._skip()  # it cannot look as fast as the cloud writes
+
+    def _skip(self) -> None:
+        """Leave what was written so far uncompared."""
+        self._seen = self._until = self._ledger.length
+
+    @property
+    def _pending(self) -> bool:
+        """Whether something is to be looked at."""
+        written = self._ledger.length >= self._seen + _TOGETHER
+        return (written or self._seen < self._until) and self._planner.curious
 
     @property
     def _timing(self) -> bool:

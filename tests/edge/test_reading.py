@@ -17,6 +17,7 @@ from foredraft_shared.messages import Position, SamplingParams
 from foredraft_shared.transports.faulty import Faults
 
 GREEDY = SamplingParams()
+PROMPT = (3, 1, 4, 1, 5)
 PASS_S, TOKEN_S = 0.014, 0.002
 """Of SmolLM2-135M in int8 on a core."""
 BUDGET_MS = 20.0
@@ -138,3 +139,17 @@ def test_nobody_reads_for_a_caller_who_waits_anyway() -> None:
     writer = world.writer((1, 2, 3), GREEDY, drafter, FixedPlanner(0, "cloud"), max_tokens=100, options=options)
     writer.write()
     assert drafter.cached == 0
+
+
+@pytest.mark.parametrize("deadline_s", [1.3, 1.5, 1.77])
+def test_looking_at_the_cloud_s_stream_does_not_miss_a_deadline(deadline_s: float) -> None:
+    class Curious(FixedPlanner):
+        curious = True  # type: ignore[assignment]
+
+    world = World(pass_s=0.02, faults=Faults(delay_s=(0.01, 0.01)))
+    planner, drafter = Curious(0, "cloud"), ReadingDrafter(world.clock, pass_s=0.1)
+    writer = world.writer(PROMPT, GREEDY, drafter, planner, max_tokens=2000, deadline_ns=round(deadline_s * 1e9))
+    assert writer.write() == continuation(PROMPT, GREEDY, len(writer.text))
+    assert writer.loop.finish == "deadline"
+    assert planner.measured.acceptance.samples >= 2
+    assert world.clock.now() < deadline_s + 0.001
