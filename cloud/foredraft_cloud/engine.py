@@ -65,8 +65,9 @@ class Engine:
             included; must not block.
         clock_ns: a monotonic clock.
         observer: told of what happens.
-        overhear: called in the middle of a pass, at its exits: may call :meth:`receive` for what has come meanwhile. It is
-            taken in when the pass is over, but for sessions that are closed or resumed nothing more is computed.
+        overhear: called at the exits of a pass that sessions share, or that is asked for hints there: may call :meth:`receive`
+            for what has come meanwhile. It is taken in when the pass is over, but for sessions that are closed or resumed nothing
+            more is computed.
     """
 
     def __init__(
@@ -159,7 +160,7 @@ class Engine:
         if self._batch:
             self._later.append(partial(self.forget_device, identity))
         else:
-            self._registry.close_all(lambda session: session.owner == identity, "revoked")
+            self._registry.forget_device(identity)
 
     def _cancel(self, peer: Hashable, message: EdgeMessage) -> None:
         """Compute nothing more for a session that its own device closes, or takes up anew."""

@@ -14,7 +14,8 @@ Pure bookkeeping over a target; no clock, no messages.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator
+from itertools import islice
 
 from foredraft_shared.errors import Overloaded, SessionUnknown
 from foredraft_shared.messages import Open, Position, Resume, SessionId
@@ -29,7 +30,7 @@ from .target import Target
 __all__ = ["Registry", "identity"]
 
 _REMEMBERED = 4096
-"""Devices of whose drafts the server knows how good they were."""
+"""Devices of whose drafts the server knows how good they were: those that have sessions, and up to this many in all."""
 
 
 class Registry:
@@ -81,7 +82,6 @@ class Registry:
         session.owner = identity(peer)
         session.heard_us = now_us
         session.admitted = self._admitted = self._admitted + 1
-        session.trust = self._trust_in(session.device)
         self.adopt(session)
         if not self._fits(session):
             self._target.release(session.slot)
@@ -91,6 +91,7 @@ class Registry:
                 retry_after_ms=1000,
             )
         self._sessions[message.session] = session
+        session.trust = self._trust_in(session.device)
         return session
 
     def resume(self, held: Session, message: Open | Resume, peer: Hashable, now_us: int) -> Session:
@@ -115,8 +116,11 @@ class Registry:
         """What is known of a device's drafts: all its texts have it in common."""
         trust = self._trusts.pop(device, None) or Trust()
         self._trusts[device] = trust  # the last one heard of comes last
-        if len(self._trusts) > _REMEMBERED:
-            del self._trusts[next(iter(self._trusts))]
+        excess = len(self._trusts) - _REMEMBERED
+        if excess > 0:
+            holding = {session.device for session in self}
+            for known in list(islice((each for each in self._trusts if each not in holding), excess)):
+                del self._trusts[known]
         return trust
 
     def hear(self, session: Session, peer: Hashable, now_us: int) -> None:
@@ -149,10 +153,11 @@ class Registry:
             self._observer.closed(session, why)
             self._target.release(session.slot)
 
-    def close_all(self, which: Callable[[Session], bool], why: Closing) -> None:
-        """Forget all those sessions."""
-        for session in list(filter(which, self)):
-            self.close(session.ledger.session, why)
+    def forget_device(self, owner: str) -> None:
+        """Close every session of a device that is no longer let in, and forget what is known of its drafts."""
+        for session in [session for session in self if session.owner == owner]:
+            self.close(session.ledger.session, "revoked")
+        self._trusts.pop(owner, None)
 
     def sweep(self, now_us: float) -> None:
         """Park who has been silent, drop who was parked for too long; looks at everybody at most once a second."""

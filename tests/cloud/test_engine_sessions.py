@@ -6,7 +6,9 @@ import pytest
 from engine_world import GREEDY, ONE, PROMPT, SAMPLED, TWO, Cloud, decode, draft, opened
 from toy_world import VOCABULARY, continuation
 
+from foredraft_cloud import registry
 from foredraft_cloud.engine import EngineOptions
+from foredraft_cloud.foresight import Trust
 from foredraft_cloud.toy import ToyTarget
 from foredraft_shared.messages import (
     Close,
@@ -268,6 +270,66 @@ def test_beyond_the_most_parked_sessions_the_longest_silent_is_dropped():
         cloud.hear(draft(PROMPT, session=name))
     kinds = [type(message) for message in cloud.run()]
     assert (kinds.count(NeedResume), kinds.count(Verdict)) == (2, 2)
+
+
+# --- what is known of a device's drafts --------------------------------------------------------------------------------
+
+
+class Enrolled(str):
+    """A connection of which it is known whose it is."""
+
+    __slots__ = ()
+    identity = "a key"
+
+
+def trust_of(cloud: Cloud, session: bytes, peer: str = "device") -> Trust:
+    found = cloud.engine._registry.find(peer, session)
+    assert found is not None
+    return found.trust
+
+
+def test_who_is_refused_takes_no_other_device_s_place(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(registry, "_REMEMBERED", 2)
+    cloud = Cloud(target=ToyTarget(vocabulary=VOCABULARY, pages=4, page_tokens=16))
+    cloud.hear(Open(ONE, PROMPT, max_tokens=8))
+    known = trust_of(cloud, ONE)
+    cloud.hear(Close(ONE))
+    cloud.hear(Open(TWO, tuple(range(40)), max_tokens=8), peer="large")
+    cloud.hear(Open(bytes([3]) * 16, tuple(range(40)), max_tokens=8), peer="too large")
+    (failure,) = cloud.run()
+    assert isinstance(failure, Failure)
+    assert failure.code == "overloaded"
+    cloud.hear(Open(ONE, PROMPT, max_tokens=8))
+    assert trust_of(cloud, ONE) is known
+
+
+def test_a_device_is_known_as_long_as_it_has_a_session_and_then_for_a_while(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(registry, "_REMEMBERED", 2)
+    cloud = opened()
+    known = trust_of(cloud, ONE)
+    others = {}
+    for number in range(3, 7):
+        name, peer = bytes([number]) * 16, f"other {number}"
+        cloud.hear(Open(name, PROMPT), peer=peer)
+        others[number] = trust_of(cloud, name, peer)
+        cloud.hear(Close(name), peer=peer)
+    cloud.hear(Open(TWO, PROMPT))
+    assert trust_of(cloud, TWO) is known
+    for number, trust in reversed(others.items()):
+        name, peer = bytes([number]) * 16, f"other {number}"
+        cloud.hear(Open(name, PROMPT), peer=peer)
+        assert (trust_of(cloud, name, peer) is trust) == (number == 6)
+        cloud.hear(Close(name), peer=peer)
+
+
+def test_nothing_is_known_of_a_device_whose_key_was_revoked():
+    cloud, peer = Cloud(), Enrolled("device")
+    cloud.hear(Open(ONE, PROMPT), peer=peer)
+    known = trust_of(cloud, ONE, peer)
+    cloud.engine.forget_device(peer.identity)
+    assert cloud.engine.sessions == 0
+    cloud.hear(Open(TWO, PROMPT), peer=peer)
+    assert trust_of(cloud, TWO, peer) is not known
 
 
 # --- what cannot be -------------------------------------------------------------------------------------------------
