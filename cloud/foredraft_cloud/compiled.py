@@ -213,7 +213,12 @@ class NativeTransformer(Transformer):
         plan: NativePlan,
         rows: Sequence[int],
     ) -> tuple[Tensor, list[Said]]:
+        assert hidden.is_contiguous()
+        assert turns.is_contiguous()
+        assert caches[0].is_contiguous()
         reader, size, count = self._reader(head), len(head.tokens), len(rows)
+        assert count <= len(hidden), "there is room for as many as there are"
+        assert all(0 <= row < len(hidden) for row in rows)
         considered = min(CONSIDERED, size)
         scores = torch.empty(count, size)
         chosen, tokens = (ctypes.c_int64 * count)(*rows), (ctypes.c_int64 * (count * considered))()

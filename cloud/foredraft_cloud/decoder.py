@@ -156,7 +156,10 @@ class DecoderPass:
         seen: list[tuple[ManyLogits, int]] = []
         most = target.ladder[-1]
         if rows and isinstance(head, TrainedHead) and head.reader.layer is not None:
-            for index, block in enumerate(self._blocks):
+            # All blocks of an asked run: its scored rows need the keys of those before them.
+            runs = [(start, some[-1]) for start, some in zip(self._starts, asked, strict=True) if some]
+            for index in sorted({index for first, last in runs for index in range(first // most, last // most + 1)}):
+                block = self._blocks[index]
                 mine = [row - index * most for row in rows if row // most == index]
                 logits: ManyLogits = head.look(layer, target.cache.rows, block.hidden, block.turns, block.plan, mine)
                 seen.extend((logits, row) for row in range(len(mine)))

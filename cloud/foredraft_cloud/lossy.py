@@ -109,7 +109,7 @@ def load_lossy_target(
     )
     if heads is not None:
         with torch.inference_mode():
-            trained = trained_heads(heads, target.transformer, model.weights, (layer,))[layer]
+            trained = trained_heads(heads, target.transformer, model.weights, (layer,), final=True)[layer]
             target.ladder = prove_rows((trained.scores,), model.config.hidden, target.ladder)
         if not target.ladder:
             raise ModelUnsupported(f"no batch shape gives the head at layer {layer} reproducible results; use float32.")

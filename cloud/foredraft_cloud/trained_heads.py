@@ -3,7 +3,7 @@
 A head is a residual step upon the exit's state (a feed-forward part, or the whole of the target's next layer, taught anew),
 a norm, a matrix to where the target's last state would be, and the target's own rows for its most frequent tokens. Its
 matrices lie in the arithmetic of the target, in the compiled kernels in W8A8 whatever the target's: what it says is a hint and
-never decides a token.
+never decides a token. Where its word is final (:mod:`~foredraft_cloud.lossy`) they always lie in that of the target.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from foredraft_shared.errors import ModelDamaged, UsageError
 from foredraft_shared.messages import Position, SamplingParams, TokenId
+from foredraft_shared.models.arrangement import checked
 from foredraft_shared.models.artifacts import Artifact
 from foredraft_shared.sampling import pick
 
@@ -63,6 +64,11 @@ class TrainedHead:
     Args:
         tensors: of this head, by name.
         rows: [tokens, E], the target's.
+        final: see :func:`trained_heads`.
+
+    Raises:
+        ModelDamaged: a tensor is of a wrong shape.
+        KeyError: a tensor is missing.
     """
 
     def __init__(
@@ -74,23 +80,30 @@ class TrainedHead:
         tokens: NDArray[np.int64],
         foresight: Foresight,
         weights: Weights,
+        final: bool,
     ) -> None:
         self._transformer, self._foresight = transformer, foresight
         self.tokens = tokens
         """That it can say, ascending."""
         self._mlp: tuple[Tensor, Linear, Linear] | None = None
         own: Layer | None = None
-        pack = transformer.pack_roughly
-        if "attn_norm.weight" in tensors:
+        pack = transformer.pack if final else transformer.pack_roughly
+        hidden, feed = transformer.config.hidden, transformer.config.feed_forward
+
+        def tensor(name: str, *shape: int) -> Tensor:
+            return torch.from_numpy(checked({name: tensors[name]}, name, *shape))
+
+        if "attn_norm.weight" not in tensors:
+            gate_up = torch.cat([tensor(f"mlp.{name}.weight", feed, hidden) for name in ("gate", "up")])
+            down = tensor("mlp.down.weight", hidden, feed)
+            self._mlp = tensor("mlp_norm.weight", hidden), pack(gate_up), pack(down)
+        elif not final:
             prefix = f"layers.{layer}."
             named = {prefix + name: value for name, value in tensors.items()}
             own = transformer.make_layer(ChainMap(named, weights), layer, pack)  # type: ignore[arg-type]
-        else:
-            gate_up = np.concatenate([tensors["mlp.gate.weight"], tensors["mlp.up.weight"]])
-            norm, down = (torch.from_numpy(tensors[name]) for name in ("mlp_norm.weight", "mlp.down.weight"))
-            self._mlp = norm, pack(torch.from_numpy(gate_up)), pack(down)
-        norm, map_, ids = torch.from_numpy(tensors["norm.weight"]), tensors["map.weight"], torch.from_numpy(tokens)
-        self.reader = Reader(own, norm, pack(torch.from_numpy(map_)), pack(torch.from_numpy(rows)), ids)
+        map_ = pack(tensor("map.weight", hidden, hidden))
+        ids = torch.from_numpy(tokens)
+        self.reader = Reader(own, tensor("norm.weight", hidden), map_, pack(torch.from_numpy(rows)), ids)
 
     def __call__(self, hidden: Tensor) -> SubVocabularyLogits:
         scores = self.scores(hidden)
@@ -118,9 +131,13 @@ def layers_of(artifact: Artifact) -> tuple[int, ...]:
 
 
 def trained_heads(
-    artifact: Artifact, transformer: Transformer, weights: Weights, layers: Sequence[int]
+    artifact: Artifact, transformer: Transformer, weights: Weights, layers: Sequence[int], *, final: bool = False
 ) -> dict[int, TrainedHead]:
     """The heads of ``artifact`` at ``layers``, by layer; layers it has none for are left out.
+
+    Args:
+        final: what they say decides tokens. They compute in the arithmetic of ``transformer``, and without a layer of their own,
+            which is its last one.
 
     Raises:
         ModelDamaged: it lacks a tensor or a calibration, or one is of a wrong shape.
@@ -138,10 +155,13 @@ def trained_heads(
                 name.removeprefix(prefix): value for name, value in artifact.tensors.items() if name.startswith(prefix)
             }
             foresight = Foresight.of(facts[str(layer)]["foresight"])
-            heads[layer] = TrainedHead(transformer, layer, tensors, rows, tokens, foresight, weights)
+            heads[layer] = TrainedHead(transformer, layer, tensors, rows, tokens, foresight, weights, final)
             _try(heads[layer], transformer, int(tokens[0]))
-    except (KeyError, TypeError, IndexError) as error:
+    except KeyError as error:
         raise ModelDamaged(f"{artifact.path} lacks {error}; train its exits again.") from None
+    except (ModelDamaged, AttributeError, IndexError, TypeError) as error:
+        reason = str(error).rstrip(".")
+        raise ModelDamaged(f"{artifact.path} is damaged ({reason}); train its exits again.") from None
     except (RuntimeError, ValueError) as error:
         raise UsageError(f"{artifact.path} does not fit this version ({error}); train its exits again.") from None
     return heads

@@ -169,7 +169,7 @@ class Transformer:
         return pack_quantised(weight, bias) if self.quantised else pack(weight, bias, self.dtype)
 
     def pack_roughly(self, weight: Tensor, bias: Tensor | None = None) -> Linear:
-        """The same for what decides no token: in fewer bits where that is quicker."""
+        """The same for what decides no token (a hint): in fewer bits where that is quicker."""
         return self.pack(weight, bias)
 
     def make_layer(self, weights: Weights, index: int, pack: Callable[..., Linear] | None = None) -> Layer:
