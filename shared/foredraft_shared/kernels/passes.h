@@ -6,23 +6,22 @@
 
 namespace {
 
-// Their two instructions stand as such: gcc copies the sums of the second to and fro otherwise, a third of its speed.
-
 struct Bfloat16 {
-  using Sums = __m512;
-  static Sums start(const Product &, int64_t) { return _mm512_setzero_ps(); }
-  static void add(Sums &sums, __m512i rows, __m512i weight) { asm("vdpbf16ps %2, %1, %0" : "+v"(sums) : "v"(rows), "v"(weight)); }
+  using Sums = Floats;
+  static Sums start(const Product &, int64_t) { return Floats{}; }
+  static void add(Sums &sums, __m512i rows, __m512i weight) { add_pairs(sums, (Ints)rows, (Ints)weight); }
   static __m512 result(const Product &, int64_t, __mmask16, Sums sums, float) { return sums; }
 };
 
 struct Int8 {
-  using Sums = __m512i;
+  using Sums = Dots<8>;
   static Sums start(const Product &product, int64_t column) {
-    return _mm512_maskz_loadu_epi32(lanes(product.outputs - column), product.shift + column);
+    return {load_words(product.shift + column, product.outputs - column)};
   }
-  static void add(Sums &sums, __m512i rows, __m512i weight) { asm("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(rows), "v"(weight)); }
+  // Here it is the rows that are unsigned.
+  static void add(Sums &sums, __m512i rows, __m512i weight) { sums.add((Ints)rows, (Ints)weight); }
   static __m512 result(const Product &product, int64_t column, __mmask16 mask, Sums sums, float scale) {
-    const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_maskz_loadu_ps(mask, product.scale + column));
+    const __m512 scaled = _mm512_mul_ps(as_floats(sums.result()), _mm512_maskz_loadu_ps(mask, product.scale + column));
     return _mm512_mul_ps(scaled, _mm512_set1_ps(scale));
   }
 };
@@ -90,10 +89,8 @@ void panel_of_all(const Product &product, int64_t index, int64_t count, const ch
 void narrow_whole(const Product &product, const float *row, char *bytes, float *scale) {
   const int64_t inputs = product.inputs, stride = stride_of(product);
   if (product.kind == kBfloat16) {
-    for (int64_t at = 0; at < stride / 2; at += kLanes) {
-      const __m512 some = _mm512_maskz_loadu_ps(lanes(inputs - at), row + at);
-      _mm256_store_si256((__m256i *)(bytes + 2 * at), (__m256i)_mm512_cvtneps_pbh(some));
-    }
+    for (int64_t at = 0; at < stride / 2; at += kLanes)
+      store_bfloat16(reinterpret_cast<uint16_t *>(bytes) + at, load(row + at, inputs - at), kLanes);
     return;
   }
   __m512 most = _mm512_set1_ps(1e-30f);
