@@ -113,8 +113,6 @@ class Network:
 
     def _seen(self, length: int) -> Tensor:
         """[length, length]: which positions each looks at."""
-        seen, window = (
-            torch.ones(length, length, dtype=torch.bool, device=self.device).tril(),
-            self.config.sliding_window,
-        )
+        window = self.config.sliding_window
+        seen = torch.ones(length, length, dtype=torch.bool, device=self.device).tril()
         return seen if window is None else seen.triu(1 - window)

@@ -86,7 +86,7 @@ class Text(ABC):
         del length  # nothing is kept by position here
 
 
-class CachedText(Text, ABC):
+class CachedText(Text):
     """A text read by a model that keeps a cache by position: the base of the drafters with a model.
 
     The cache holds the first ``_cached`` tokens. To rewind is to lower that number; a backend whose cache must be told

@@ -78,17 +78,17 @@ class TorchDrafter(CachedText):
         self._cache = self._empty(0)
 
     def _read(self, start: Position, stop: Position) -> NDArray[np.float32]:
-        self._make_room(start, stop)
-        with torch.inference_mode():
-            tokens = torch.tensor(self._text[start:stop], device=self._device)
-            logits: NDArray[np.float32] = self._scores(self._forward(tokens, start)[-1]).float().cpu().numpy()
-        return logits
+        return self._read_rows(start, stop, -1)
 
     def _read_all(self, start: Position, stop: Position) -> NDArray[np.float32]:
+        return self._read_rows(start, stop, slice(None))
+
+    def _read_rows(self, start: Position, stop: Position, rows: int | slice) -> NDArray[np.float32]:
+        """Read the text from ``start`` to ``stop``; logits ``[…, head]`` after the tokens read that ``rows`` picks."""
         self._make_room(start, stop)
         with torch.inference_mode():
             tokens = torch.tensor(self._text[start:stop], device=self._device)
-            logits: NDArray[np.float32] = self._scores(self._forward(tokens, start)).float().cpu().numpy()
+            logits: NDArray[np.float32] = self._scores(self._forward(tokens, start)[rows]).float().cpu().numpy()
         return logits
 
     def _make_room(self, cached: Position, needed: Position) -> None:

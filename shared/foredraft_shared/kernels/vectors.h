@@ -151,27 +151,29 @@ float largest_across(Floats x) {
 #endif
 }
 
+// Each lane to that half of them away, then to that a quarter of them away, and so on.
+template <typename Vector> auto halved(Vector x) {
+  for (int64_t half = kLanes / 2; half; half /= 2)
+    for (int64_t i = 0; i < half; ++i) x[i] += x[i + half];
+  return x[0];
+}
+
 int32_t sum_across(Ints x) {
 #if defined(FOREDRAFT_AVX512)
   return _mm512_reduce_add_epi32((__m512i)x);
 #else
-  for (int64_t half = kLanes / 2; half; half /= 2)
-    for (int64_t i = 0; i < half; ++i) x[i] += x[i + half];
-  return x[0];
+  return halved(x);
 #endif
 }
 
-// Of sixteen lanes: each to that half of them away, then to that a quarter of them away, and so on.
+// Of sixteen lanes, in the same order.
 float sum_across(Floats *parts) {
 #if defined(FOREDRAFT_AVX512)
   return _mm512_reduce_add_ps(*parts);
 #else
   for (int64_t half = kParts / 2; half; half /= 2)
     for (int64_t i = 0; i < half; ++i) parts[i] += parts[i + half];
-  Floats x = parts[0];
-  for (int64_t half = kLanes / 2; half; half /= 2)
-    for (int64_t i = 0; i < half; ++i) x[i] += x[i + half];
-  return x[0];
+  return halved(parts[0]);
 #endif
 }
 
