@@ -73,20 +73,41 @@ class Logistic:
         return {name: [float(f"{each:.6g}") for each in getattr(self, name)] for name in _FIELDS}
 
     @classmethod
-    def of(cls, facts: Mapping[str, Any]) -> Logistic:
+    def of(cls, facts: Mapping[str, Any], features: int) -> Logistic:
         """From :meth:`facts`.
 
+        Args:
+            features: how many it is asked about.
+
         Raises:
-            KeyError, TypeError, ValueError: they are not such facts.
+            ValueError: they are not such facts; says why.
         """
-        arrays = {name: np.asarray(facts[name], np.float64) for name in _FIELDS}
-        features, knots = len(arrays["means"]), len(arrays["said"])
-        if [len(arrays[name]) for name in _FIELDS] != [features, features, features + 1, knots, knots] or not knots:
-            raise ValueError("a calibration has arrays of unequal length")
+        arrays = {name: _numbers(facts, name) for name in _FIELDS}
+        wanted = dict(zip(_FIELDS, (features, features, features + 1, *[len(arrays["said"])] * 2), strict=True))
+        for name, array in arrays.items():
+            if len(array) != wanted[name] or not wanted[name]:
+                raise ValueError(f"{name} has {len(array)} numbers, expected {wanted[name] or 'some'}")
+        if arrays["scales"].min() < _LEAST_SCALE:
+            raise ValueError(f"scales has a number below {_LEAST_SCALE}")
+        for name in ("said", "true"):
+            if not 0.0 <= arrays[name][0] <= arrays[name][-1] <= 1.0 or (np.diff(arrays[name]) < 0.0).any():
+                raise ValueError(f"{name} does not rise from 0 to 1")
         return cls(**arrays)
 
 
 _FIELDS = ("means", "scales", "weights", "said", "true")
+_LEAST_SCALE = 1e-3
+_LARGEST = 1e6
+"""Of any number in it, with much room to spare."""
+
+
+def _numbers(facts: Mapping[str, Any], name: str) -> Floats:
+    found = facts.get(name) if isinstance(facts, Mapping) else None
+    if not isinstance(found, list):
+        raise ValueError(f"there is no list of {name}")
+    if not all(type(each) in (int, float) and abs(each) <= _LARGEST for each in found):  # which NaN is not, either
+        raise ValueError(f"{name} has what is no number, or none that could be")
+    return np.array(found, np.float64)
 
 
 def fit_logistic(features: Floats, outcomes: NDArray[np.bool_], ridge: float = 1.0, steps: int = 30) -> Logistic:
@@ -99,7 +120,7 @@ def fit_logistic(features: Floats, outcomes: NDArray[np.bool_], ridge: float = 1
     count, width = features.shape
     means = features.mean(0) if count else np.zeros(width)
     scales = features.std(0) if count else np.ones(width)
-    scales[scales < 1e-3] = 1.0  # a feature that never changed tells nothing, whatever it will be one day
+    scales[scales < _LEAST_SCALE] = 1.0  # a feature that never changed tells nothing, whatever it will be one day
     design = np.column_stack([(features - means) / scales, np.ones(count)])
     penalty = ridge * np.diag([*np.ones(width), 1e-3])
     # Laplace's rule keeps the odds finite where all outcomes are alike.

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from foredraft_shared.errors import ModelDamaged, UsageError
 from foredraft_shared.messages import Position, SamplingParams, TokenId
 from foredraft_shared.sampling import gumbel
 
@@ -34,11 +35,12 @@ from .calibration import Logistic
 if TYPE_CHECKING:
     from .reading import Said
 
-__all__ = ["Evidence", "Foresight", "Trust", "evidence"]
+__all__ = ["WIDTHS", "Evidence", "Foresight", "Trust", "evidence"]
 
 _FEATURES = 2
 """Counts up with every change to what :func:`evidence` and :class:`Trust` say."""
-_QUESTIONS = ("drafted", "instead", "beyond")
+WIDTHS: Mapping[str, int] = {"drafted": 12, "instead": 7, "beyond": 7}
+"""How many features each regression of :class:`Foresight` reads."""
 _TRUST_RATE = 0.06
 _FARTHEST = 12.0
 """Nats: no margin is worth more."""
@@ -172,11 +174,24 @@ class Foresight:
 
     def facts(self) -> dict[str, Any]:
         """As JSON has it."""
-        return {"features": _FEATURES} | {name: getattr(self, name).facts() for name in _QUESTIONS}
+        return {"features": _FEATURES} | {name: getattr(self, name).facts() for name in WIDTHS}
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Foresight:
-        """From :meth:`facts`; raises what :meth:`Logistic.of` does."""
+        """From :meth:`facts`.
+
+        Raises:
+            UsageError: another version made it, and it reads other features.
+            ModelDamaged: they are not such facts; says why, and names no file.
+        """
+        if not isinstance(facts, Mapping):
+            raise ModelDamaged("its calibration is no table")
         if facts.get("features") != _FEATURES:
-            raise ValueError("its calibration reads other features")
-        return cls(*(Logistic.of(facts[name]) for name in _QUESTIONS))
+            raise UsageError("its calibration reads other features")
+        made = {}
+        for name, width in WIDTHS.items():
+            try:
+                made[name] = Logistic.of(facts.get(name, {}), width)
+            except ValueError as error:
+                raise ModelDamaged(f"its calibration of {name!r}: {error}") from None
+        return cls(**made)

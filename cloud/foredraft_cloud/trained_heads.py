@@ -159,10 +159,10 @@ def trained_heads(
             _try(heads[layer], transformer, int(tokens[0]))
     except KeyError as error:
         raise ModelDamaged(f"{artifact.path} lacks {error}; train its exits again.") from None
-    except (ModelDamaged, AttributeError, IndexError, TypeError) as error:
+    except (ModelDamaged, IndexError, TypeError, ValueError) as error:
         reason = str(error).rstrip(".")
         raise ModelDamaged(f"{artifact.path} is damaged ({reason}); train its exits again.") from None
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, UsageError) as error:
         raise UsageError(f"{artifact.path} does not fit this version ({error}); train its exits again.") from None
     return heads
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,8 @@ from foredraft_cloud.calibration import (
     fit_logistic,
     reliability,
 )
-from foredraft_cloud.foresight import Trust
+from foredraft_cloud.foresight import WIDTHS, Foresight, Trust
+from foredraft_shared.errors import ModelDamaged, UsageError
 
 
 def test_the_regression_finds_the_odds_that_made_the_data() -> None:
@@ -76,11 +78,54 @@ def test_the_error_is_the_mean_distance_weighted_by_size() -> None:
 
 def test_a_regression_survives_json_and_a_broken_one_is_noticed() -> None:
     fit = fit_logistic(np.arange(40.0).reshape(20, 2), np.arange(20) > 9)
-    back = Logistic.of(json.loads(json.dumps(fit.facts())))
+    back = Logistic.of(json.loads(json.dumps(fit.facts())), 2)
     row = np.array([3.0, 4.0])
     assert float(back(row)) == pytest.approx(float(fit(row)), abs=1e-3)
-    with pytest.raises(ValueError, match="unequal length"):
-        Logistic.of(fit.facts() | {"means": [0.0]})
+    with pytest.raises(ValueError, match="means has 2 numbers, expected 3"):
+        Logistic.of(fit.facts(), 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("means", [0.0], "means has 1 numbers, expected 2"),
+        ("weights", [0.0, 1.0], "weights has 2 numbers, expected 3"),
+        ("means", None, "no list of means"),
+        ("means", "ab", "no list of means"),
+        ("means", [0.0, None], "no number"),
+        ("means", [0.0, "1.0"], "no number"),
+        ("means", [0.0, True], "no number"),
+        ("means", [[0.0], [1.0]], "no number"),
+        ("weights", [0.0, math.nan, 0.0], "no number"),
+        ("weights", [0.0, math.inf, 0.0], "no number"),
+        ("weights", [0.0, 10**400, 0.0], "no number"),
+        ("scales", [1.0, 0.0], "scales has a number below"),
+        ("scales", [1.0, -1.0], "scales has a number below"),
+        ("said", [], "said has 0 numbers, expected some"),
+        ("true", [0.0, 0.5, 1.0], "true has 3 numbers, expected 2"),
+        ("said", [1.0, 0.0], "said does not rise"),
+        ("true", [0.0, 1.1], "true does not rise"),
+        ("true", [-0.1, 1.0], "true does not rise"),
+    ],
+)
+def test_what_is_no_regression_is_refused_and_says_why(name: str, value: object, said: str) -> None:
+    fit = fit_logistic(np.arange(40.0).reshape(20, 2), np.arange(20) > 9)
+    with pytest.raises(ValueError, match=said):
+        Logistic.of(fit.facts() | {name: value}, 2)
+
+
+@pytest.mark.parametrize("name", WIDTHS)
+def test_regressions_that_are_all_too_short_are_refused(name: str) -> None:
+    short = fit_logistic(np.zeros((0, WIDTHS[name] - 1)), np.zeros(0, np.bool_)).facts()
+    whole = {each: fit_logistic(np.zeros((0, width)), np.zeros(0, np.bool_)) for each, width in WIDTHS.items()}
+    facts = Foresight(**whole).facts()
+    assert Foresight.of(facts).facts() == facts
+    with pytest.raises(ModelDamaged, match=f"its calibration of '{name}': means has .* expected {WIDTHS[name]}"):
+        Foresight.of(facts | {name: short})
+    with pytest.raises(ModelDamaged, match=f"its calibration of '{name}': there is no list of means"):
+        Foresight.of({each: fact for each, fact in facts.items() if each != name})
+    with pytest.raises(UsageError, match="other features"):
+        Foresight.of(facts | {"features": 1})
 
 
 def test_trust_follows_a_device_and_stays_open_to_change() -> None:

@@ -227,6 +227,7 @@ def test_kernels_are_given_norms_in_float32() -> None:
         {"exits": {str(LAYER): {"foresight": "sure"}}},
         {"exits": {str(LAYER): {"foresight": None}}},
         {"exits": {str(LAYER): {"foresight": foresight() | {"beyond": []}}}},
+        {"exits": {str(LAYER): {"foresight": foresight() | {"drafted": foresight()["beyond"]}}}},
     ],
 )
 def test_a_calibration_that_is_none_is_told_of_in_one_line(facts: dict[str, Any]) -> None:

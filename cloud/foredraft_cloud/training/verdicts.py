@@ -29,7 +29,7 @@ from ..calibration import (
     fit_logistic,
     reliability,
 )
-from ..foresight import Evidence, Foresight, Trust, evidence
+from ..foresight import WIDTHS, Evidence, Foresight, Trust, evidence
 from ..reading import said
 from .collecting import pick_among
 from .shards import Text
@@ -179,7 +179,7 @@ def fit_foresight(played: Sequence[Played]) -> Foresight:
     """The three regressions; the later half of the rounds bends what the earlier half has made of them."""
     half = len(played) // 2 if len(played) >= 400 else len(played)
     fits: dict[str, Logistic] = {}
-    for name in ("drafted", "instead", "beyond"):
+    for name in WIDTHS:
         features, outcomes = _examples(played[:half], name)
         fit = fit_logistic(features, outcomes)
         if half < len(played):
@@ -205,8 +205,7 @@ def _examples(played: Sequence[Played], name: str) -> tuple[NDArray[np.float64],
             features.append(row.seen.of_rival)
             outcomes.append(row.token == row.seen.rival)
     if not features:  # too few texts: what is not known is left at its prior
-        width = {"drafted": 12, "instead": 7, "beyond": 7}[name]
-        return np.zeros((0, width)), np.zeros(0, bool)
+        return np.zeros((0, WIDTHS[name])), np.zeros(0, bool)
     return np.array(features), np.array(outcomes)
 
 

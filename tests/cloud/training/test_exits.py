@@ -237,7 +237,9 @@ def test_heads_of_another_model_or_of_no_sense_are_refused(model: Model, trained
     facts = json.loads(json.dumps(artifact.facts))
     facts["exits"]["1"]["foresight"]["drafted"]["weights"].pop()
     save_artifact(tmp_path / "odd.safetensors", "exits", model, artifact.tensors, facts)
-    with pytest.raises(UsageError, match="train its exits again"):
+    with pytest.raises(
+        ModelDamaged, match=r"odd\.safetensors is damaged \(its calibration of 'drafted'.*train its exits again"
+    ):
         load_target(model, exits=None, heads=load_artifact(tmp_path / "odd.safetensors", "exits"))
     facts = json.loads(json.dumps(artifact.facts))
     facts["exits"]["2"]["foresight"]["features"] = 1
