@@ -136,7 +136,7 @@ def measure_floor(
 
     prompt = tuple(range(1, cached + 1))
     kinds: dict[tuple[str, str, int], Callable[[], object]] = {}
-    by = ["torch"] if library(PASSES) is None else ["compiled", "torch"] if in_torch else ["compiled"]
+    by = ["torch"] if library(*PASSES) is None else ["compiled", "torch"] if in_torch else ["compiled"]
 
     def add(dtype: str, kernels: str) -> None:
         target = load_target(

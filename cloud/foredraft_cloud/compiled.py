@@ -27,7 +27,7 @@ from .transformer import Layer, Transformer, Weights
 __all__ = ["NativePlan", "NativeTransformer"]
 
 _PANEL = 64
-_STEP_BYTES = 4
+_STEP_BYTES, _TILE_STEPS = 4, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +86,10 @@ class NativeLinear:
 
 
 def _panels(weight: Tensor) -> Tensor:
-    """[out, in] -> [panels, steps, 64, inputs of a step], filled up with zeros."""
+    """[out, in] -> [panels, steps, 64, inputs of a step], filled up with zeros, the steps to sixteens."""
     step = _STEP_BYTES // weight.itemsize
     outputs, inputs = weight.shape
-    filled = F.pad(weight, (0, -inputs % step, 0, -outputs % _PANEL))
+    filled = F.pad(weight, (0, -inputs % (_TILE_STEPS * step), 0, -outputs % _PANEL))
     return filled.unflatten(1, (-1, step)).unflatten(0, (-1, _PANEL)).transpose(1, 2).contiguous()  # type: ignore[no-any-return]
 
 

@@ -300,7 +300,7 @@ def load_target(
 
 
 def _kernels() -> ctypes.CDLL | None:
-    found, lack = library(PASSES), missing(PASSES)
+    found, lack = library(*PASSES), missing(*PASSES)
     if lack is not None:
         tell = _log.warning if lack.cure else _log.info
         tell("passes in torch, slower than in compiled kernels", reason=lack.reason, cure=lack.cure or None)

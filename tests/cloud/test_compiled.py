@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from foredraft_cloud.transformer import Transformer
 from foredraft_shared.kernels import library as native
 from foredraft_shared.kernels.memory import WeightMemory
 
-needs_kernels = pytest.mark.skipif(native.library(native.PASSES) is None, reason="no compiled kernels on this machine")
+needs_kernels = pytest.mark.skipif(native.library(*native.PASSES) is None, reason="no compiled kernels on this machine")
 
 
 @pytest.fixture
@@ -31,9 +32,18 @@ def uncached() -> Iterator[None]:
     native._found.cache_clear()
 
 
+@pytest.fixture(params=native.PASSES)
+def kernels(request: pytest.FixtureRequest) -> ctypes.CDLL:
+    found, lack = native.library(request.param), native.missing(request.param)
+    if found is None:
+        assert lack is not None
+        pytest.skip(f"{request.param}: {lack.reason}")
+    return found
+
+
 def both(name: str, *, quantised: bool) -> Iterator[DecoderTarget]:
     """A target in torch and one in our kernels, in shapes that nobody proved."""
-    model, kernels = tiny_model(name), native.library(native.PASSES)
+    model, kernels = tiny_model(name), native.library(*native.PASSES)
     assert kernels is not None
     with torch.inference_mode():
         for transformer in (
@@ -71,41 +81,47 @@ def test_w8a8_is_as_near_to_float32_as_in_torch() -> None:
     assert ours < 1.2 * in_torch < 0.4 * float(expected.norm())
 
 
-@needs_kernels
 @pytest.mark.parametrize(("outputs", "inputs"), [(64, 64), (80, 33), (7, 130), (200, 2500)])
 @pytest.mark.parametrize("biased", [False, True])
-def test_an_integer_product_has_the_bits_of_the_one_in_torch(outputs: int, inputs: int, biased: bool) -> None:
+def test_an_integer_product_has_the_bits_of_the_one_in_torch(
+    outputs: int, inputs: int, biased: bool, kernels: ctypes.CDLL
+) -> None:
     generator = torch.Generator().manual_seed(outputs)
     weight = torch.randn(outputs, inputs, generator=generator)
-    rows = torch.randn(23, inputs, generator=generator) * torch.logspace(-3, 3, 23).unsqueeze(1)
+    rows = torch.randn(53, inputs, generator=generator) * torch.logspace(-3, 3, 53).unsqueeze(1)
     rows[5] = 0.0
     rows[6] = 1.0
     weight[3] = -1.0  # the largest sums there can be
     bias = torch.randn(outputs, generator=generator) if biased else None
-    kernels = native.library(native.PASSES)
-    assert kernels is not None
     ours = NativeLinear(kernels, WeightMemory(), weight, bias, quantised=True)
     expected = pack_quantised(weight, bias)(rows)
-    for count in (1, 2, 3, 4, 5, 6, 7, 8, 9, 23):
+    for count in (*range(1, 20), 23, 32, 33, 53):
         assert torch.equal(ours(rows[:count]), expected[:count])
 
 
-@needs_kernels
 @pytest.mark.parametrize(("outputs", "inputs"), [(64, 64), (80, 33), (7, 130)])
-def test_a_bfloat16_product_rounds_its_inputs_and_nothing_else(outputs: int, inputs: int) -> None:
+def test_a_bfloat16_product_rounds_its_inputs_and_nothing_else(outputs: int, inputs: int, kernels: ctypes.CDLL) -> None:
     generator = torch.Generator().manual_seed(outputs)
-    weight, rows = torch.randn(outputs, inputs, generator=generator), torch.randn(9, inputs, generator=generator)
-    kernels = native.library(native.PASSES)
-    assert kernels is not None
+    weight, rows = torch.randn(outputs, inputs, generator=generator), torch.randn(37, inputs, generator=generator)
     found = NativeLinear(kernels, WeightMemory(), weight, None, quantised=False)(rows)
     expected = rows.bfloat16().double() @ weight.bfloat16().double().T
     torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-5)
 
 
+def test_a_row_has_the_same_bits_in_every_company(kernels: ctypes.CDLL) -> None:
+    generator = torch.Generator().manual_seed(4)
+    weight, rows = torch.randn(130, 200, generator=generator), torch.randn(53, 200, generator=generator)
+    product = NativeLinear(kernels, WeightMemory(), weight, None, quantised=False)
+    alone = torch.cat([product(row.unsqueeze(0)) for row in rows])
+    for count in (*range(1, 20), 31, 32, 33, 53):
+        for first in (0, 53 - count):
+            assert torch.equal(product(rows[first : first + count]), alone[first : first + count])
+
+
 @needs_kernels
 @pytest.mark.parametrize(("rows", "chosen"), [(1, [0]), (9, [0, 3, 4, 8]), (9, [])])
 def test_an_exit_in_one_call_says_what_its_parts_say(rows: int, chosen: list[int]) -> None:
-    model, kernels = tiny_model("qwen3"), native.library(native.PASSES)
+    model, kernels = tiny_model("qwen3"), native.library(*native.PASSES)
     assert kernels is not None
     generator = torch.Generator().manual_seed(rows)
     with torch.inference_mode():
@@ -139,7 +155,7 @@ def test_an_exit_in_one_call_says_what_its_parts_say(rows: int, chosen: list[int
 
 
 def test_without_a_compiler_passes_are_computed_in_torch(uncached: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "_processor", lambda: frozenset(native._SETS[native.PASSES].instructions))
+    monkeypatch.setattr(native, "_processor", lambda: frozenset(native._SETS[native.PASSES[-1]].instructions))
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", "")
     with structlog.testing.capture_logs() as logs:
@@ -152,11 +168,11 @@ def test_a_compiler_that_fails_is_told_of(uncached: None, monkeypatch: pytest.Mo
     compiler = tmp_path / "c++"
     compiler.write_text("#!/bin/sh\n[ $1 = --version ] || { echo no such instruction >&2; exit 1; }\n")
     compiler.chmod(0o755)
-    monkeypatch.setattr(native, "_processor", lambda: frozenset(native._SETS[native.PASSES].instructions))
+    monkeypatch.setattr(native, "_processor", lambda: frozenset(native._SETS[native.PASSES[-1]].instructions))
     monkeypatch.setenv("CXX", str(compiler))
     monkeypatch.setenv("FOREDRAFT_CACHE", str(tmp_path / "cache"))
-    assert native.library(native.PASSES) is None
-    lack = native.missing(native.PASSES)
+    assert native.library(*native.PASSES) is None
+    lack = native.missing(*native.PASSES)
     assert lack is not None
     assert lack.reason == f"{compiler} failed: no such instruction"
     assert not list((tmp_path / "cache" / "kernels").iterdir())
@@ -173,9 +189,9 @@ def test_another_processor_needs_no_compiler(uncached: None, monkeypatch: pytest
 @needs_kernels
 def test_the_library_is_built_once(uncached: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FOREDRAFT_CACHE", str(tmp_path))
-    assert native.library(native.PASSES) is not None
+    assert native.library(*native.PASSES) is not None
     (built,) = (tmp_path / "kernels").iterdir()
     changed = built.stat().st_mtime_ns
     native._found.cache_clear()
-    assert native.library(native.PASSES) is not None
+    assert native.library(*native.PASSES) is not None
     assert [(each, each.stat().st_mtime_ns) for each in (tmp_path / "kernels").iterdir()] == [(built, changed)]

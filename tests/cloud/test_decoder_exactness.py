@@ -34,7 +34,7 @@ CASES = [
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(map(str, case)))
 def target(request: pytest.FixtureRequest) -> Iterator[DecoderTarget]:
     name, dtype, threads, kernels = request.param
-    if kernels == "compiled" and library(PASSES) is None:
+    if kernels == "compiled" and library(*PASSES) is None:
         pytest.skip("no compiled kernels on this machine")
     before = torch.get_num_threads()
     yield load_target(

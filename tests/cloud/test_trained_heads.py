@@ -32,7 +32,7 @@ LAYER = 1
 MODEL = "llama"
 TOKENS = np.arange(100, 300, 2)
 TEXT = tuple(torch.randint(0, 320, (330,), generator=torch.Generator().manual_seed(3)).tolist())
-needs_kernels = pytest.mark.skipif(library(PASSES) is None, reason="no compiled kernels on this machine")
+needs_kernels = pytest.mark.skipif(library(*PASSES) is None, reason="no compiled kernels on this machine")
 
 
 def foresight() -> dict[str, Any]:

@@ -22,11 +22,11 @@ struct RowBlock {
 int64_t blocks_of(const Product &product) { return rounded(product.inputs, kBlock) / kBlock; }
 int64_t steps_of(const Product &product) {
   const int64_t inputs = product.kind == kInt8 ? 4 : 2;
-  return rounded(product.inputs, inputs) / inputs;
+  return rounded(product.inputs, kTileSteps * inputs) / inputs;
 }
 // Bytes of a row as the product takes it.
 int64_t stride_of(const Product &product) {
-  return rounded(product.kind >= kBlocks8 ? blocks_of(product) * sizeof(RowBlock) : 4 * steps_of(product), 64);
+  return product.kind >= kBlocks8 ? rounded(blocks_of(product) * sizeof(RowBlock), 64) : 4 * steps_of(product);
 }
 
 void narrow_to_blocks(const float *row, int64_t inputs, RowBlock *blocks) {

@@ -15,8 +15,8 @@ extern "C" {
 
 enum Kind : int64_t { kBfloat16, kInt8, kBlocks8, kBlocks4 };
 
-// A linear layer. 64 outputs are a panel: [panels][steps][64][4 bytes], where a step is two bfloat16 or four int8 inputs; in
-// blocks see blocks.h.
+// A linear layer. 64 outputs are a panel: [panels][steps][64][4 bytes], where a step is two bfloat16 or four int8 inputs, and
+// steps are filled up to sixteens; in blocks see blocks.h.
 struct Product {
   int64_t kind;
   const char *weight;
@@ -62,6 +62,7 @@ struct Rows {
 namespace {
 
 constexpr int64_t kPanel = 64, kVectors = kPanel / kLanes, kPageTokens = 64, kAhead = 4096;
+constexpr int64_t kTileSteps = 16;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 int64_t rounded(int64_t size, int64_t step) { return (size + step - 1) / step * step; }

@@ -202,6 +202,15 @@ int64_t most_keys(const Rows &rows) {
 
 extern "C" {
 
+// Whether this process may run them: 0 if so. To be asked before anything else.
+int64_t foredraft_begin() {
+#ifdef FOREDRAFT_AMX
+  return may_use_tiles() ? 0 : 1;
+#else
+  return 0;
+#endif
+}
+
 // [R, inputs] -> [R, outputs]; `norm` [inputs] may be null.
 void foredraft_product(const Product *weight, const float *norm, float eps, const float *rows, int64_t count, float *out,
                        int64_t threads) {

@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 _FOLDER = Path(__file__).parent
-_PARTS = ("attention", "blocks", "common", "greatest", "passes", "products", "vectors")
+_PARTS = ("attention", "blocks", "common", "greatest", "passes", "products", "tiles", "vectors")
 _SOURCES = (_FOLDER / "kernels.cpp", *(_FOLDER / f"{name}.h" for name in _PARTS))
 
 
@@ -48,13 +48,18 @@ class _Set(NamedTuple):
     flags: tuple[str, ...]
 
 
+_FLAG_OF = {f"amx_{kind}": f"amx-{kind}" for kind in ("tile", "bf16", "int8")}
+
+
 def _x86(*instructions: str) -> _Set:
     # These and no others: a virtual machine may hide some of what the compiler believes that its processor has.
-    return _Set(instructions, tuple("-m" + name.replace("_", "") for name in instructions))
+    return _Set(instructions, tuple("-m" + _FLAG_OF.get(name, name.replace("_", "")) for name in instructions))
 
 
+_AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16", "fma")
 _SETS = {
-    "avx512": _x86("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16", "fma"),
+    "amx": _x86(*_AVX512, "amx_tile", "amx_bf16", "amx_int8"),
+    "avx512": _x86(*_AVX512),
     "avxvnni": _x86("avx2", "fma", "f16c", "avx_vnni"),
     "avx2": _x86("avx2", "fma", "f16c"),
     "dotprod": _Set(("asimddp",), ("-march=armv8.2-a+dotprod",)),
@@ -63,8 +68,8 @@ _SETS = {
 }
 _WORTH_IT = tuple(name for name in _SETS if name != "generic")
 """Best first. The other is for tests: any processor has it, but is quicker without."""
-PASSES = "avx512"
-"""The only set that has the products of the cloud's passes."""
+PASSES = ("amx", "avx512")
+"""The sets that have the products of the cloud's passes. In bfloat16 their bits differ, as they do from torch's."""
 _NONE = "none"
 _ASKED = "FOREDRAFT_KERNELS"
 
@@ -143,12 +148,12 @@ class Missing:
     """What would give them; empty where nothing would."""
 
 
-def library(wanted: str | None = None) -> ctypes.CDLL | None:
+def library(*wanted: str) -> ctypes.CDLL | None:
     """The kernels; ``None`` where they cannot be had, for the reason that :func:`missing` tells.
 
     Args:
-        wanted: the set of instructions; by default the best that this processor has, or the one that ``FOREDRAFT_KERNELS``
-            names. All that have a product compute the same bits.
+        wanted: sets of instructions that will do, best first; by default all that are worth it, or the one that
+            ``FOREDRAFT_KERNELS`` names. A draft has the same bits in all.
 
     Raises:
         UsageError: ``FOREDRAFT_KERNELS`` names none.
@@ -157,7 +162,7 @@ def library(wanted: str | None = None) -> ctypes.CDLL | None:
     return None if isinstance(found, Missing) else found.kernels
 
 
-def missing(wanted: str | None = None) -> Missing | None:
+def missing(*wanted: str) -> Missing | None:
     """Why :func:`library` gives none; ``None`` if it does."""
     found = _found(wanted, _asked())
     return found if isinstance(found, Missing) else None
@@ -165,7 +170,7 @@ def missing(wanted: str | None = None) -> Missing | None:
 
 def instruction_set() -> str | Missing:
     """The set that :func:`library` is compiled for, or why there is none."""
-    found = _found(None, _asked())
+    found = _found((), _asked())
     return found if isinstance(found, Missing) else found.name
 
 
@@ -188,16 +193,17 @@ def _asked() -> str | None:
 
 
 @cache
-def _found(wanted: str | None, asked: str | None) -> _Found | Missing:
-    if asked and wanted not in (None, asked):
-        return Missing(f"{_ASKED} is {asked}, and these need {wanted}", f"unset {_ASKED}")
+def _found(wanted: tuple[str, ...], asked: str | None) -> _Found | Missing:
+    if asked and wanted and asked not in wanted:
+        return Missing(f"{_ASKED} is {asked}, and these need {' or '.join(wanted)}", f"unset {_ASKED}")
     if asked == _NONE:
         return Missing(f"{_ASKED} is {asked}", f"unset {_ASKED}")
-    named = wanted or asked
     instructions = _processor()
-    fitting = (named,) if named else possible()
-    if named and (lacking := [each for each in _SETS[named].instructions if each not in instructions]):
-        return Missing(f"this processor lacks {', '.join(lacking)}", "" if wanted else f"unset {_ASKED}")
+    named = (asked,) if asked else wanted
+    fitting = tuple(name for name in named or _WORTH_IT if instructions.issuperset(_SETS[name].instructions))
+    if named and not fitting:
+        lacking = (each for each in _SETS[named[-1]].instructions if each not in instructions)
+        return Missing(f"this processor lacks {', '.join(lacking)}", f"unset {_ASKED}" if asked else "")
     if not fitting:
         return Missing(f"this processor has none of {', '.join(_WORTH_IT)}", "")
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "c++", "clang++")), None)
@@ -253,7 +259,14 @@ def _built(compiler: str, name: str, instructions: frozenset[str]) -> Path:
 
 
 def _declared(kernels: ctypes.CDLL) -> ctypes.CDLL:
-    """With the types of its functions' arguments; tensors are given as addresses."""
+    """With the types of its functions' arguments; tensors are given as addresses.
+
+    Raises:
+        OSError: the operating system does not let this process use its instructions.
+    """
+    kernels.foredraft_begin.restype = ctypes.c_int64
+    if kernels.foredraft_begin():
+        raise OSError("the operating system keeps these instructions to itself")
     address, size = ctypes.c_void_p, ctypes.c_int64
     product, layer, head, sizes, rows = map(ctypes.POINTER, (Product, Layer, Exit, Sizes, Rows))
     for function, arguments in (

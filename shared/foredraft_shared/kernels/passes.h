@@ -1,4 +1,4 @@
-// Products of the cloud's passes, in bfloat16 and in eight bits: AVX-512 with VNNI and bfloat16 only.
+// Products of the cloud's passes, in bfloat16 and in eight bits: AVX-512 with VNNI and bfloat16 only. In tiles see tiles.h.
 
 #pragma once
 
@@ -8,18 +8,22 @@ namespace {
 
 struct Bfloat16 {
   using Sums = Floats;
+  static constexpr bool kBytes = false;
   static Sums start(const Product &, int64_t) { return Floats{}; }
   static void add(Sums &sums, __m512i rows, __m512i weight) { add_pairs(sums, (Ints)rows, (Ints)weight); }
+  static Sums added(const Sums &sums, const char *more) { return sums + whole<Floats>(more); }
   static __m512 result(const Product &, int64_t, __mmask16, Sums sums, float) { return sums; }
 };
 
 struct Int8 {
   using Sums = Dots<8>;
+  static constexpr bool kBytes = true;
   static Sums start(const Product &product, int64_t column) {
     return {load_words(product.shift + column, product.outputs - column)};
   }
   // Here it is the rows that are unsigned.
   static void add(Sums &sums, __m512i rows, __m512i weight) { sums.add((Ints)rows, (Ints)weight); }
+  static Sums added(const Sums &sums, const char *more) { return {sums.result() + whole<Ints>(more)}; }
   static __m512 result(const Product &product, int64_t column, __mmask16 mask, Sums sums, float scale) {
     const __m512 scaled = _mm512_mul_ps(as_floats(sums.result()), _mm512_maskz_loadu_ps(mask, product.scale + column));
     return _mm512_mul_ps(scaled, _mm512_set1_ps(scale));

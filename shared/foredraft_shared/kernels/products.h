@@ -3,7 +3,9 @@
 #pragma once
 
 #include "blocks.h"
-#ifdef FOREDRAFT_AVX512
+#if defined(FOREDRAFT_AMX)
+#include "tiles.h"
+#elif defined(FOREDRAFT_AVX512)
 #include "passes.h"
 #endif
 
@@ -12,10 +14,16 @@ namespace {
 // [R, inputs] as bytes of stride_of(product), and their scales -> [R, outputs]. Shared among the threads of a parallel region.
 void multiply(const Product &product, int64_t count, const char *rows, const float *scales, float *out, bool add) {
   const int64_t panels = rounded(product.outputs, kPanel) / kPanel;
+#ifdef FOREDRAFT_AMX
+  const Tiles tiles(in_tiles(product, count) ? rows_of_a_tile(count) : 0);
+#endif
 #pragma omp for schedule(dynamic)
   for (int64_t index = 0; index < panels; ++index) {
     switch (product.kind) {
-#ifdef FOREDRAFT_AVX512
+#if defined(FOREDRAFT_AMX)
+      case kBfloat16: tile_panel_of_all<Bfloat16>(product, index, count, rows, scales, out, add); break;
+      case kInt8: tile_panel_of_all<Int8>(product, index, count, rows, scales, out, add); break;
+#elif defined(FOREDRAFT_AVX512)
       case kBfloat16: panel_of_all<Bfloat16>(product, index, count, rows, scales, out, add); break;
       case kInt8: panel_of_all<Int8>(product, index, count, rows, scales, out, add); break;
 #endif

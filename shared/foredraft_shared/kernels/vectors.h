@@ -14,6 +14,9 @@
 #if defined(FOREDRAFT_GENERIC)
 #elif defined(__AVX512BF16__)
 #define FOREDRAFT_AVX512
+#if defined(__AMX_BF16__) && defined(__AMX_INT8__)
+#define FOREDRAFT_AMX
+#endif
 #include <immintrin.h>
 #elif defined(__AVX2__)
 #define FOREDRAFT_AVX2

@@ -13,6 +13,7 @@ from foredraft_shared.kernels import library as c
 ZEN2 = "fma avx avx2 f16c sse4_2"
 ALDER_LAKE = f"{ZEN2} avx_vnni"
 ZEN5 = f"{ALDER_LAKE} avx512f avx512bw avx512dq avx512vl avx512_vnni avx512_bf16"
+SAPPHIRE_RAPIDS = f"{ZEN5} amx_bf16 avx512_fp16 amx_tile amx_int8"
 RASPBERRY_PI_4 = "fp asimd evtstrm crc32 cpuid"
 RASPBERRY_PI_5 = f"{RASPBERRY_PI_4} asimdrdm lrcpc dcpop asimddp"
 
@@ -28,15 +29,19 @@ def unasked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """One that knows no AVX-512, and writes its flags where the library should be."""
-    path = tmp_path / "c++"
+    return make_compiler(tmp_path, monkeypatch, unknown="-mavx512")
+
+
+def make_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch, unknown: str) -> Path:
+    path = folder / "c++"
     path.write_text(
         "#!/bin/sh\n[ $1 = --version ] && exit\n"
-        'case "$*" in *avx512*) echo what is avx512? >&2; exit 1;; esac\n'
+        f'case "$*" in *{unknown}*) echo what is {unknown}? >&2; exit 1;; esac\n'
         'for last; do :; done; echo "$*" > "$last"\n'
     )
     path.chmod(0o755)
     monkeypatch.setenv("CXX", str(path))
-    monkeypatch.setenv("FOREDRAFT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("FOREDRAFT_CACHE", str(folder / "cache"))
     monkeypatch.setattr(c.ctypes, "CDLL", lambda path: Path(path))
     monkeypatch.setattr(c, "_declared", lambda path: path)
     return path
@@ -50,6 +55,7 @@ def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (RASPBERRY_PI_4, "neon"),
         (RASPBERRY_PI_5, "dotprod"),
         (ZEN5, "avxvnni"),  # since the compiler is too old for more
+        (SAPPHIRE_RAPIDS, "avxvnni"),
     ],
 )
 def test_a_processor_gets_the_best_it_and_the_compiler_know(
@@ -61,12 +67,34 @@ def test_a_processor_gets_the_best_it_and_the_compiler_know(
     (file,) = (tmp_path / "cache" / "kernels").iterdir()
     assert file.name.startswith(f"{best}-")
     assert set(c._SETS[best].flags) < set(file.read_text().split())
-    assert c.library(c.PASSES) is None
+    assert c.library(*c.PASSES) is None
+
+
+def test_tiles_where_processor_compiler_and_system_have_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(c, "_processor", lambda: frozenset(SAPPHIRE_RAPIDS.split()))
+    make_compiler(tmp_path, monkeypatch, unknown="-mamx")
+    assert c.instruction_set() == "avx512"
+    assert c.library(*c.PASSES) == c.library()
+
+    c._found.cache_clear()
+    make_compiler(tmp_path, monkeypatch, unknown="avx3")
+    assert c.instruction_set() == "amx"
+    file = Path(str(c.library(*c.PASSES)))
+    assert {"-mamx-tile", "-mamx-bf16", "-mamx-int8", "-mavx512bf16"} < set(file.read_text().split())
+
+    def refused(library: Path) -> Path:  # an old Linux, or one that was told to
+        if library.name.startswith("amx"):
+            raise OSError("not allowed")
+        return library
+
+    c._found.cache_clear()
+    monkeypatch.setattr(c, "_declared", refused)
+    assert c.instruction_set() == "avx512"
 
 
 def test_passes_say_what_they_lack(compiler: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(c, "_processor", lambda: frozenset(ALDER_LAKE.split()))
-    lack = c.missing(c.PASSES)
+    lack = c.missing(*c.PASSES)
     assert lack is not None
     assert lack.reason.startswith("this processor lacks avx512f, ")
     assert not lack.cure
@@ -76,7 +104,7 @@ def test_a_processor_that_nobody_knows_has_none(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(c, "_processor", lambda: frozenset({"rv64gc"}))
     lack = c.instruction_set()
     assert isinstance(lack, c.Missing)
-    assert lack.reason.startswith("this processor has none of avx512, ")
+    assert lack.reason.startswith("this processor has none of amx, avx512, ")
 
 
 def test_a_set_can_be_asked_for(compiler: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -84,9 +112,9 @@ def test_a_set_can_be_asked_for(compiler: Path, monkeypatch: pytest.MonkeyPatch,
     for name in ("avx2", "generic"):
         monkeypatch.setenv("FOREDRAFT_KERNELS", name)
         assert c.instruction_set() == name
-        lack = c.missing(c.PASSES)
+        lack = c.missing(*c.PASSES)
         assert lack is not None
-        assert lack.reason == f"FOREDRAFT_KERNELS is {name}, and these need avx512"
+        assert lack.reason == f"FOREDRAFT_KERNELS is {name}, and these need amx or avx512"
     assert len(list((tmp_path / "cache" / "kernels").iterdir())) == 2
     for name, reason in (("none", "FOREDRAFT_KERNELS is none"), ("neon", "this processor lacks asimd")):
         monkeypatch.setenv("FOREDRAFT_KERNELS", name)
@@ -94,7 +122,7 @@ def test_a_set_can_be_asked_for(compiler: Path, monkeypatch: pytest.MonkeyPatch,
         assert isinstance(found, c.Missing)
         assert found == c.Missing(reason, "unset FOREDRAFT_KERNELS")
     monkeypatch.setenv("FOREDRAFT_KERNELS", "avx3")
-    with pytest.raises(UsageError, match=r"avx3 is no set of instructions; write one of avx512, .*none"):
+    with pytest.raises(UsageError, match=r"avx3 is no set of instructions; write one of amx, avx512, .*none"):
         c.library()
 
 
