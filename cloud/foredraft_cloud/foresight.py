@@ -177,7 +177,7 @@ class Foresight:
         return {"features": _FEATURES} | {name: getattr(self, name).facts() for name in WIDTHS}
 
     @classmethod
-    def of(cls, facts: Mapping[str, Any]) -> Foresight:
+    def of(cls, facts: object) -> Foresight:
         """From :meth:`facts`.
 
         Raises:

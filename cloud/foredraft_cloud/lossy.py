@@ -24,7 +24,8 @@ from foredraft_shared.models.config import ModelConfig
 from .decoder import DecoderTarget, LoadedModel, load_target
 from .exit_heads import FullLogits
 from .proof import prove_rows
-from .trained_heads import TrainedHead, layers_of, trained_heads
+from .stored_heads import stored_heads
+from .trained_heads import TrainedHead, trained_heads
 from .transformer import Weights
 
 __all__ = ["load_lossy_target"]
@@ -86,15 +87,11 @@ def load_lossy_target(
         raise UsageError(f"the lossy exit is {layer}; choose a layer from 1 to {depth - 1}, below the model's last.")
     own: dict[str, np.ndarray] = {}
     if heads is not None:
-        if layer not in layers_of(heads):
-            has = ", ".join(map(str, layers_of(heads)))
+        stored = stored_heads(heads, model.config, model.weights).heads
+        if layer not in stored:
+            has = ", ".join(map(str, stored))
             raise UsageError(f"{heads.path} has no head at layer {layer}, only at {has}; choose one of those.")
-        prefix = f"exits.{layer}."
-        own = {
-            f"layers.{layer}.{name.removeprefix(prefix)}": value
-            for name, value in heads.tensors.items()
-            if name.startswith(prefix)
-        }
+        own = {f"layers.{layer}.{name}": value for name, value in stored[layer].tensors.items()}
     attends = f"layers.{layer}.attn_norm.weight" in own
     weights: Weights = ChainMap(own, model.weights) if attends else model.weights  # type: ignore[arg-type]
     truncated = _Truncated(replace(model.config, layers=layer + attends), weights, model)

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from foredraft_shared.errors import ModelDamaged, UsageError
 from foredraft_shared.messages import Position, SamplingParams, TokenId
-from foredraft_shared.models.arrangement import checked
 from foredraft_shared.models.artifacts import Artifact
 from foredraft_shared.sampling import pick
 
@@ -28,6 +27,7 @@ from .attention import Plan
 from .foresight import Foresight, evidence
 from .linear import Linear
 from .reading import Reader, Said, said
+from .stored_heads import StoredHead, damaged, layers_of, stored_heads
 from .transformer import Layer, Transformer, Weights
 
 __all__ = ["SubVocabularyLogits", "TrainedHead", "layers_of", "trained_heads"]
@@ -62,20 +62,15 @@ class TrainedHead:
     """See :class:`~foredraft_cloud.exit_heads.ExitHead`.
 
     Args:
-        tensors: of this head, by name.
         rows: [tokens, E], the target's.
         final: see :func:`trained_heads`.
-
-    Raises:
-        ModelDamaged: a tensor is of a wrong shape.
-        KeyError: a tensor is missing.
     """
 
     def __init__(
         self,
         transformer: Transformer,
         layer: int,
-        tensors: Mapping[str, NDArray[np.float32]],
+        stored: StoredHead,
         rows: NDArray[np.float32],
         tokens: NDArray[np.int64],
         foresight: Foresight,
@@ -88,22 +83,15 @@ class TrainedHead:
         self._mlp: tuple[Tensor, Linear, Linear] | None = None
         own: Layer | None = None
         pack = transformer.pack if final else transformer.pack_roughly
-        hidden, feed = transformer.config.hidden, transformer.config.feed_forward
-
-        def tensor(name: str, *shape: int) -> Tensor:
-            return torch.from_numpy(checked({name: tensors[name]}, name, *shape))
-
-        if "attn_norm.weight" not in tensors:
-            gate_up = torch.cat([tensor(f"mlp.{name}.weight", feed, hidden) for name in ("gate", "up")])
-            down = tensor("mlp.down.weight", hidden, feed)
-            self._mlp = tensor("mlp_norm.weight", hidden), pack(gate_up), pack(down)
+        tensors = {name: torch.from_numpy(value) for name, value in stored.tensors.items()}
+        if not stored.attends:
+            gate_up = torch.cat([tensors["mlp.gate.weight"], tensors["mlp.up.weight"]])
+            self._mlp = tensors["mlp_norm.weight"], pack(gate_up), pack(tensors["mlp.down.weight"])
         elif not final:
-            prefix = f"layers.{layer}."
-            named = {prefix + name: value for name, value in tensors.items()}
+            named = {f"layers.{layer}.{name}": value for name, value in stored.tensors.items()}
             own = transformer.make_layer(ChainMap(named, weights), layer, pack)  # type: ignore[arg-type]
-        map_ = pack(tensor("map.weight", hidden, hidden))
-        ids = torch.from_numpy(tokens)
-        self.reader = Reader(own, tensor("norm.weight", hidden), map_, pack(torch.from_numpy(rows)), ids)
+        head, ids = pack(torch.from_numpy(rows)), torch.from_numpy(tokens)
+        self.reader = Reader(own, tensors["norm.weight"], pack(tensors["map.weight"]), head, ids)
 
     def __call__(self, hidden: Tensor) -> SubVocabularyLogits:
         scores = self.scores(hidden)
@@ -125,51 +113,37 @@ class TrainedHead:
         return self.reader.rows(self._transformer.normed_product(self.reader.map, self.reader.norm, hidden))
 
 
-def layers_of(artifact: Artifact) -> tuple[int, ...]:
-    """The layers that it has a head for, ascending."""
-    return tuple(sorted({int(name.split(".")[1]) for name in artifact.tensors if name.startswith("exits.")}))
-
-
 def trained_heads(
     artifact: Artifact, transformer: Transformer, weights: Weights, layers: Sequence[int], *, final: bool = False
 ) -> dict[int, TrainedHead]:
     """The heads of ``artifact`` at ``layers``, by layer; layers it has none for are left out.
 
     Args:
+        weights: of the whole target.
         final: what they say decides tokens. They compute in the arithmetic of ``transformer``, and without a layer of their own,
             which is its last one.
 
     Raises:
-        ModelDamaged: it lacks a tensor or a calibration, or one is of a wrong shape.
+        ModelDamaged: see :func:`~foredraft_cloud.stored_heads.stored_heads`; or it lacks a calibration.
         UsageError: it was made by a version whose calibration reads other features.
     """
-    heads = {}
+    stored = stored_heads(artifact, transformer.config, weights)
+    rows = np.ascontiguousarray(
+        weights["embedding.weight" if transformer.config.tied else "head.weight"][stored.tokens], np.float32
+    )
+    return {
+        layer: TrainedHead(
+            transformer, layer, head, rows, stored.tokens, _foresight(artifact, head.facts), weights, final
+        )
+        for layer, head in stored.heads.items()
+        if layer in layers
+    }
+
+
+def _foresight(artifact: Artifact, facts: Mapping[str, Any]) -> Foresight:
     try:
-        tokens: NDArray[np.int64] = np.asarray(artifact.tensors["head.tokens"]).astype(np.int64)
-        name = "embedding.weight" if transformer.config.tied else "head.weight"
-        rows = np.ascontiguousarray(weights[name][tokens], np.float32)
-        facts: Mapping[str, Any] = artifact.facts["exits"]
-        for layer in sorted({*layers} & {*layers_of(artifact)}):
-            prefix = f"exits.{layer}."
-            tensors: dict[str, NDArray[np.float32]] = {
-                name.removeprefix(prefix): value for name, value in artifact.tensors.items() if name.startswith(prefix)
-            }
-            foresight = Foresight.of(facts[str(layer)]["foresight"])
-            heads[layer] = TrainedHead(transformer, layer, tensors, rows, tokens, foresight, weights, final)
-            _try(heads[layer], transformer, int(tokens[0]))
-    except KeyError as error:
-        raise ModelDamaged(f"{artifact.path} lacks {error}; train its exits again.") from None
-    except (ModelDamaged, IndexError, TypeError, ValueError) as error:
-        reason = str(error).rstrip(".")
-        raise ModelDamaged(f"{artifact.path} is damaged ({reason}); train its exits again.") from None
-    except (RuntimeError, UsageError) as error:
+        return Foresight.of(facts.get("foresight"))
+    except ModelDamaged as error:
+        raise damaged(artifact, error) from None
+    except UsageError as error:
         raise UsageError(f"{artifact.path} does not fit this version ({error}); train its exits again.") from None
-    return heads
-
-
-def _try(head: TrainedHead, transformer: Transformer, token: TokenId) -> None:
-    """Run a head once: matrices and features that do not fit are found at the start, not in somebody's round."""
-    with torch.inference_mode():
-        view = head(torch.zeros(4, transformer.config.hidden))
-    view.foresee(0, token, SamplingParams(), 0, 0, 0.5)
-    view.foresee(1, None, SamplingParams(temperature=1.0), 0, 1, 0.5)

@@ -4,64 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from decoder_models import scores, tiny_model
+from tiny_heads import LAYER, MODEL, TOKENS, foresight, heads
 
 from foredraft_cloud import compiled
 from foredraft_cloud.attention import cut
-from foredraft_cloud.calibration import fit_logistic
 from foredraft_cloud.decoder import load_target
 from foredraft_cloud.exit_heads import RunLogits
-from foredraft_cloud.foresight import Foresight, evidence
 from foredraft_cloud.lossy import load_lossy_target
-from foredraft_cloud.reading import said
 from foredraft_cloud.target import Run
 from foredraft_cloud.trained_heads import TrainedHead
 from foredraft_cloud.transformer import Transformer
 from foredraft_shared.errors import ForedraftError, ModelDamaged
 from foredraft_shared.kernels.library import PASSES, library
-from foredraft_shared.messages import SamplingParams
-from foredraft_shared.models.artifacts import Artifact
 
-LAYER = 1
-MODEL = "llama"
-TOKENS = np.arange(100, 300, 2)
 TEXT = tuple(torch.randint(0, 320, (330,), generator=torch.Generator().manual_seed(3)).tolist())
 needs_kernels = pytest.mark.skipif(library(*PASSES) is None, reason="no compiled kernels on this machine")
-
-
-def foresight() -> dict[str, Any]:
-    """A calibration that has seen nothing."""
-    seen = evidence(
-        said(torch.zeros(1, len(TOKENS)), torch.from_numpy(TOKENS))[0], TOKENS, 100, SamplingParams(), 0, 0, 0.5
-    )
-    assert seen.of_draft is not None
-    nothing = np.zeros(0, np.bool_)
-    of_draft, of_rival = (fit_logistic(np.zeros((0, len(each))), nothing) for each in (seen.of_draft, seen.of_rival))
-    return Foresight(of_draft, of_rival, of_rival).facts()
-
-
-def heads(kind: str = "attention") -> Artifact:
-    """A head of random numbers: of no use but to compute with."""
-    model, dice = tiny_model(MODEL), np.random.default_rng(5)
-    hidden, feed = model.config.hidden, model.config.feed_forward
-    shapes: dict[str, tuple[int, ...]] = {"norm.weight": (hidden,), "map.weight": (hidden, hidden)}
-    if kind == "attention":
-        shapes |= {"attn_norm.weight": (hidden,), "mlp_norm.weight": (hidden,)}
-    else:
-        shapes |= {f"mlp.{name}.weight": (feed, hidden) for name in ("gate", "up")}
-        shapes |= {"mlp_norm.weight": (hidden,), "mlp.down.weight": (hidden, feed)}
-    tensors: dict[str, Any] = {
-        f"exits.{LAYER}.{name}": dice.normal(0, 0.2, shape).astype(np.float32) for name, shape in shapes.items()
-    }
-    tensors["head.tokens"] = TOKENS.astype(np.int32)
-    facts = {"exits": {str(LAYER): {"foresight": foresight()}}}
-    return Artifact(Path("exits.safetensors"), "exits", "tiny", "", facts, tensors)
 
 
 # --- arithmetic

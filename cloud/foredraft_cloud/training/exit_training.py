@@ -18,7 +18,7 @@ from foredraft_shared.errors import UsageError
 from foredraft_shared.models import Model
 from foredraft_shared.models.artifacts import PROMPTS, load_artifact, prompts_tensor, save_artifact
 
-from ..trained_heads import layers_of
+from ..stored_heads import stored_heads
 from .exits import ExitModel, check_exits
 from .fitting import Acceptance, FitOptions, Progress, acceptance, fit, rounded
 from .prompts import held_out
@@ -187,7 +187,7 @@ def train_exits(
 
 def _earlier(
     model: Model, out: Path, options: ExitOptions
-) -> tuple[dict[int, tuple[dict[str, NDArray[np.generic]], Any]], NDArray[np.int64] | None]:
+) -> tuple[dict[int, tuple[dict[str, NDArray[np.float32]], Any]], NDArray[np.int64] | None]:
     """Finished exits of an earlier run: arrays and facts by layer; and the tokens that they can say."""
     if not out.exists():
         return {}, None
@@ -195,16 +195,13 @@ def _earlier(
     artifact.check(model)
     if any(artifact.facts.get(name) != value for name, value in options.kept_if().items()):
         raise UsageError(f"{out} holds exits trained with other options; delete it, or name another with --out.")
-    kept = {}
-    for layer in layers_of(artifact):
-        fact = artifact.facts["exits"][str(layer)]
-        if fact["finished"]:
-            prefix = f"exits.{layer}."
-            kept[layer] = (
-                {name: value for name, value in artifact.tensors.items() if name.startswith(prefix)},
-                fact,
-            )
-    return kept, np.asarray(artifact.tensors["head.tokens"]).astype(np.int64)
+    stored = stored_heads(artifact, model.config, model.weights)
+    kept = {
+        layer: ({f"exits.{layer}.{name}": value for name, value in head.tensors.items()}, head.facts)
+        for layer, head in stored.heads.items()
+        if head.facts.get("finished")
+    }
+    return kept, stored.tokens
 
 
 def _calibrated(

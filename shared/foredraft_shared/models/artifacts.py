@@ -167,7 +167,9 @@ def load_artifact(path: Path, kind: str) -> Artifact:
 
     metadata = _metadata(path)
     if metadata.get("kind") != kind:
-        raise ModelDamaged(f"{path} holds {metadata.get('kind') or 'nothing of ours'} where {kind} is needed.")
+        raise ModelDamaged(
+            f"{path} holds {metadata.get('kind') or 'nothing of ours'} where {kind} is needed; name another file."
+        )
     try:
         stored = load_file(path)
         tensors: dict[str, NDArray[Any]] = {}
@@ -175,7 +177,10 @@ def load_artifact(path: Path, kind: str) -> Artifact:
             if name.endswith(_SCALE):
                 continue
             if value.dtype == np.int8:
-                tensors[name] = value.astype(np.float32) * stored[name + _SCALE].astype(np.float32)[:, None]
+                scale = stored[name + _SCALE].astype(np.float32)
+                if value.ndim != 2 or scale.shape != value.shape[:1] or not np.isfinite(scale).all():
+                    raise ValueError(f"the scales of {name} are none")
+                tensors[name] = value.astype(np.float32) * scale[:, None]
             elif value.dtype == np.uint8:
                 quants, q4_1 = _gguf()
                 tensors[name] = quants.dequantize(value, q4_1)
@@ -202,8 +207,14 @@ def prompts_tensor(hashes: Iterable[int]) -> NDArray[np.int32]:
 
 
 def prompt_hashes(artifact: Artifact) -> set[int]:
-    """Of the prompts that it was trained on; empty if its maker did not note them."""
+    """Of the prompts that it was trained on; empty if its maker did not note them.
+
+    Raises:
+        ModelDamaged: the tensor is no such list.
+    """
     stored = artifact.tensors.get(PROMPTS)
+    if stored is not None and (stored.dtype != np.int32 or stored.shape[1:] != (2,)):
+        raise ModelDamaged(f"{artifact.path} is damaged ({PROMPTS} is no list of prompts); train it again.")
     return set() if stored is None else set(np.ascontiguousarray(stored, "<i4").view("<u8").ravel().tolist())
 
 
@@ -224,7 +235,9 @@ def _metadata(path: Path) -> dict[str, Any]:
         reason = " ".join(str(error).split())
         raise ModelDamaged(f"{path} is no artifact of foredraft ({reason}); check the path.") from None
     if metadata.get("format") not in _FORMATS:
-        raise ModelDamaged(f"{path} has format {metadata.get('format')}; this version reads formats up to {_FORMAT}.")
+        raise ModelDamaged(
+            f"{path} has format {metadata.get('format')}, and this version reads formats up to {_FORMAT}; train it again."
+        )
     return metadata
 
 
