@@ -1,8 +1,7 @@
-"""``foredraft train exits``: heads for a target's exits, and where to put them."""
+"""``foredraft train exits`` and ``calibrate``: heads for a target's exits, where to put them, and how sure they may be."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,16 +16,18 @@ from foredraft_cloud.training.commands import (
     check_artifact,
     chosen_device,
     chosen_dtype,
+    command_line,
     layer_numbers,
+    made_folder,
     said,
     terminating,
 )
 from foredraft_shared.errors import UsageError
 
 if TYPE_CHECKING:
-    from foredraft_cloud.training.exit_training import ExitsTrained
+    from foredraft_cloud.training.calibrating import ExitsTrained
 
-__all__ = ["exits"]
+__all__ = ["calibrate", "exits"]
 
 
 def exits(
@@ -81,6 +82,7 @@ def exits(
     from foredraft_cloud.training.exit_training import ExitOptions, train_exits
     from foredraft_cloud.training.fitting import FitOptions
     from foredraft_cloud.training.shards import read_texts
+    from foredraft_cloud.training.texts import data_facts
     from foredraft_shared.models import open_model
 
     place = chosen_device(device)
@@ -97,14 +99,10 @@ def exits(
         fit=FitOptions(minutes, batch=batch, learning_rate=rate, total_variation=0.0, look_every_s=60 * look_every),
     )
     facts = {
-        "command": "foredraft " + " ".join(sys.argv[1:]),
+        "command": command_line(),
         "device": device,
         "dtype": str(kind).removeprefix("torch."),
-        "data": {
-            "texts": len(texts),
-            "prompts": len({text.key for text in texts}),
-            "answered_tokens": sum(text.answered for text in texts),
-        },
+        "data": data_facts(texts),
     }
     screen = _Screen()
     try:
@@ -114,6 +112,45 @@ def exits(
         screen.say("stopped; what was learnt so far is kept, and the same command goes on from here.")
     if out.exists():
         screen.say(f"{out}: use it with `foredraft serve --heads {out}`")
+
+
+def calibrate(
+    heads: Annotated[Path, typer.Option(help="Exit heads of `foredraft train exits`, which get a new calibration.")],
+    data: Annotated[list[Path], typer.Option(help="Folder made by `foredraft train collect`. Repeatable.")],
+    target: TargetOption = "smollm2-135m",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    dtype: Annotated[
+        str, typer.Option(help="Of the arithmetic: bfloat16, float32, or auto for the faster one here.")
+    ] = "auto",
+    threads: Threads = 1,
+    offline: Offline = False,
+) -> None:
+    """Calibrate the hints of finished exit heads again, and train nothing. Ctrl-C leaves the file as it was."""
+    if not heads.exists():
+        raise UsageError(f"{heads}: no such file; train one with `foredraft train exits`.")
+    made_folder(heads.parent)
+    import torch
+
+    from foredraft_cloud.training.calibrating import calibrate_exits
+    from foredraft_cloud.training.shards import read_texts
+    from foredraft_shared.models import open_model
+    from foredraft_shared.models.artifacts import load_artifact
+
+    place, kind = chosen_device(device), chosen_dtype(dtype, device)
+    torch.set_num_threads(threads)
+    artifact = load_artifact(heads, "exits")
+    model = open_model(target, offline=offline)
+    artifact.check(model)
+    texts = [text for folder in data for text in read_texts(folder, model)]
+    noted = {"command": command_line(), "device": device, "dtype": str(kind).removeprefix("torch.")}
+    screen = _Screen()
+    try:
+        with terminating(), screen.bar:
+            calibrate_exits(model, texts, artifact, noted, device=place, dtype=kind, report=screen.told)
+    except KeyboardInterrupt:
+        screen.say(f"stopped; {heads} is as it was.")
+    else:
+        screen.say(f"{heads}: calibrated again; use it with `foredraft serve --heads {heads}`")
 
 
 class _Screen:

@@ -16,11 +16,12 @@ from foredraft_cloud.arithmetic import DTYPE_HELP
 from foredraft_cloud.training.commands import Offline, TargetOption, layer_numbers, made_folder, train
 from foredraft_shared.errors import UsageError
 
-from .exit_commands import exits
+from .exit_commands import calibrate, exits
 
 __all__ = ["evaluate", "export", "train"]
 
 train.command("exits")(exits)
+train.command("calibrate")(calibrate)
 
 
 @train.command("export")

@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foredraft_shared.errors import ModelDamaged
+from foredraft_shared.errors import ModelDamaged, UsageError
 from foredraft_shared.models.artifacts import Artifact
 from foredraft_shared.models.config import ModelConfig
 
-__all__ = ["StoredHead", "StoredHeads", "damaged", "layers_of", "stored_heads"]
+from .foresight import Foresight
+
+__all__ = ["StoredHead", "StoredHeads", "damaged", "foresight_of", "layers_of", "stored_heads"]
 
 _TENSOR = re.compile(r"exits\.([1-9][0-9]{0,3})\.(.+)", re.ASCII)
 
@@ -61,7 +63,7 @@ def layers_of(artifact: Artifact) -> tuple[int, ...]:
 
 
 def stored_heads(artifact: Artifact, config: ModelConfig, weights: Mapping[str, object]) -> StoredHeads:
-    """All heads of ``artifact``; calibrations are looked at by :class:`~foredraft_cloud.foresight.Foresight`.
+    """All heads of ``artifact``; their calibrations are left to :func:`foresight_of`.
 
     Args:
         config, weights: of the target that it was trained for.
@@ -86,6 +88,22 @@ def stored_heads(artifact: Artifact, config: ModelConfig, weights: Mapping[str, 
             raise damaged(artifact, reason)
         heads[layer] = StoredHead({name: np.ascontiguousarray(each, np.float32) for name, each in found.items()}, facts)
     return StoredHeads(_tokens(artifact, config), heads)
+
+
+def foresight_of(artifact: Artifact, head: StoredHead) -> Foresight:
+    """What ``head`` expects a verdict to be.
+
+    Raises:
+        ModelDamaged: it has no calibration, or none that can be.
+        UsageError: it was calibrated by a version that went by other features.
+    """
+    cure = f"calibrate it again with `foredraft train calibrate --heads {artifact.path}`"
+    try:
+        return Foresight.of(head.facts.get("foresight"))
+    except ModelDamaged as error:
+        raise damaged(artifact, error, cure) from None
+    except UsageError as error:
+        raise UsageError(f"{artifact.path} does not fit this version ({error}); {cure}.") from None
 
 
 def _named(artifact: Artifact) -> Iterator[tuple[int, str, NDArray[Any]]]:

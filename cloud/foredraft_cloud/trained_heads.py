@@ -9,8 +9,7 @@ never decides a token. Where its word is final (:mod:`~foredraft_cloud.lossy`) t
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -18,7 +17,6 @@ import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from numpy.typing import NDArray
 from torch import Tensor
 
-from foredraft_shared.errors import ModelDamaged, UsageError
 from foredraft_shared.messages import Position, SamplingParams, TokenId
 from foredraft_shared.models.artifacts import Artifact
 from foredraft_shared.sampling import pick
@@ -27,7 +25,7 @@ from .attention import Plan
 from .foresight import Foresight, evidence
 from .linear import Linear
 from .reading import Reader, Said, said
-from .stored_heads import StoredHead, damaged, layers_of, stored_heads
+from .stored_heads import StoredHead, foresight_of, layers_of, stored_heads
 from .transformer import Layer, Transformer, Weights
 
 __all__ = ["SubVocabularyLogits", "TrainedHead", "layers_of", "trained_heads"]
@@ -124,26 +122,15 @@ def trained_heads(
             which is its last one.
 
     Raises:
-        ModelDamaged: see :func:`~foredraft_cloud.stored_heads.stored_heads`; or it lacks a calibration.
-        UsageError: it was made by a version whose calibration reads other features.
+        ModelDamaged, UsageError: see :func:`~foredraft_cloud.stored_heads.stored_heads` and
+            :func:`~foredraft_cloud.stored_heads.foresight_of`.
     """
     stored = stored_heads(artifact, transformer.config, weights)
     rows = np.ascontiguousarray(
         weights["embedding.weight" if transformer.config.tied else "head.weight"][stored.tokens], np.float32
     )
     return {
-        layer: TrainedHead(
-            transformer, layer, head, rows, stored.tokens, _foresight(artifact, head.facts), weights, final
-        )
+        layer: TrainedHead(transformer, layer, head, rows, stored.tokens, foresight_of(artifact, head), weights, final)
         for layer, head in stored.heads.items()
         if layer in layers
     }
-
-
-def _foresight(artifact: Artifact, facts: Mapping[str, Any]) -> Foresight:
-    try:
-        return Foresight.of(facts.get("foresight"))
-    except ModelDamaged as error:
-        raise damaged(artifact, error) from None
-    except UsageError as error:
-        raise UsageError(f"{artifact.path} does not fit this version ({error}); train its exits again.") from None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import checkpoints
 import pytest
+from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from foredraft_bench.evaluation_report import markdown, write_report
@@ -17,7 +19,7 @@ from foredraft_bench.training import train
 from foredraft_cloud.training.prompts import excluded_hashes, prompt_hash
 from foredraft_cloud.training.shards import read_texts
 from foredraft_shared.command import main
-from foredraft_shared.errors import UsageError, VocabularyMismatch
+from foredraft_shared.errors import ForedraftError, UsageError, VocabularyMismatch
 from foredraft_shared.models import open_model
 from foredraft_shared.models.artifacts import load_artifact, prompt_hashes
 
@@ -87,6 +89,38 @@ def test_its_card_tells_how_it_was_made(made: Path, capsys: pytest.CaptureFixtur
     card = " ".join(capsys.readouterr().out.split())
     for part in ("Exit heads for target", "After layer 1", "After layer 2", "calibration error", "prompts"):
         assert part in card
+
+
+def test_heads_are_calibrated_again_in_place_and_their_card_says_so(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads = tmp_path / "exits.safetensors"
+    shutil.copy(made / "exits.safetensors", heads)
+    monkeypatch.setattr(sys, "argv", ["foredraft", "train", "calibrate", "--heads", "my exits.safetensors"])
+    output = run("calibrate", "--heads", heads, "--target", made / "target", "--data", made / "data")
+    assert "held-out rounds hinted right" in output
+    assert "calibrated again" in output
+    before, after = load_file(made / "exits.safetensors"), load_file(heads)
+    assert all(before[name].tobytes() == after[name].tobytes() for name in before.keys() | after.keys())
+    assert main(["models", "show", str(heads)]) == 0
+    card = " ".join(capsys.readouterr().out.split())
+    assert card.count("Calibrated again by foredraft train calibrate --heads 'my exits.safetensors', on ") == 2
+    first, again = (load_artifact(path, "exits").facts for path in (made / "exits.safetensors", heads))
+    assert again["command"] == first["command"]
+    assert again["exits"]["1"]["hints"]["rounds"] > 0
+
+
+def test_calibrating_tells_of_mistakes_in_one_line(made: Path, tmp_path: Path) -> None:
+    other = checkpoints.write_hugging_face(tmp_path / "other", "qwen2", layers=3, seed=8)
+    for heads, target, said in (
+        (tmp_path / "none.safetensors", made / "target", "no such file; train one"),
+        (made / "exits.safetensors", other, "train one for this model"),
+        (made / "prompts.jsonl", made / "target", "is no artifact"),
+    ):
+        options = ["calibrate", "--heads", str(heads), "--target", str(target), "--data", str(made / "data")]
+        failed = CliRunner().invoke(train, options)
+        assert isinstance(failed.exception, ForedraftError)
+        assert said in str(failed.exception)
 
 
 def test_evaluating_judges_every_exit(figures: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import time
@@ -31,6 +32,7 @@ __all__ = [
     "check_artifact",
     "chosen_device",
     "chosen_dtype",
+    "command_line",
     "layer_numbers",
     "made_folder",
     "said",
@@ -177,7 +179,7 @@ def draft_command(
     from .drafts import DraftModel
     from .fitting import FitOptions, acceptance, fit, rounded
     from .shards import read_texts
-    from .texts import split_by_prompt, sub_vocabulary
+    from .texts import data_facts, split_by_prompt, sub_vocabulary
 
     check_artifact(out, f"draft:{out.stem}.safetensors")
     where, kind = chosen_device(device), chosen_dtype(dtype, device)
@@ -230,9 +232,9 @@ def draft_command(
             "trained_layers": list(range(frozen, frozen + draft.trained)),
             "began_as": copied,
             "head": len(tokens),
-            "command": "foredraft " + " ".join(sys.argv[1:]),
+            "command": command_line(),
             "device": device,
-            "data": {"texts": len(texts), "prompts": len({text.key for text in texts}), "answered_tokens": answered},
+            "data": data_facts(texts),
             "head_explains": explained,
             "earlier": None if before_that is None else before_that.facts,
             "untrained": _facts(before),
@@ -275,6 +277,11 @@ def draft_command(
     after = acceptance(draft, held_out)
     save(validation=_facts(after))
     console.print(f"{said(after)}\n{out}: use it with --draft draft:{out} ", soft_wrap=True, highlight=False)
+
+
+def command_line() -> str:
+    """What this process was called with, for an artifact's card."""
+    return shlex.join(["foredraft", *sys.argv[1:]])
 
 
 def check_artifact(out: Path, user: str) -> None:

@@ -8,7 +8,7 @@ draft is of some use before the first step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -143,12 +143,6 @@ class DraftModel(Learner):
         self.parameters["head.weight"] = self.parameters["head.weight"] @ best.T
         self.refresh()
         return 1 - float(residual)
-
-    def take(self, tensors: Mapping[str, NDArray[np.float32]]) -> None:
-        """Go on from what an artifact of a draft of this shape holds."""
-        for name, value in self.parameters.items():
-            value.copy_(torch.from_numpy(np.asarray(tensors[name], np.float32)))
-        self.refresh()
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """What an artifact of this draft holds: the trained tensors, and the tokens of the head."""

@@ -6,7 +6,6 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +17,18 @@ from foredraft_shared.errors import UsageError
 from foredraft_shared.models import Model
 from foredraft_shared.models.artifacts import PROMPTS, load_artifact, prompts_tensor, save_artifact
 
-from ..stored_heads import stored_heads
+from ..stored_heads import foresight_of, stored_heads
+from .calibrating import ExitsTrained, calibrated, halves_of
 from .exits import ExitModel, check_exits
-from .fitting import Acceptance, FitOptions, Progress, acceptance, fit, rounded
-from .prompts import held_out
+from .fitting import FitOptions, Progress, acceptance, fit, rounded
 from .shards import Text
 from .states import States
-from .texts import batches, split_by_prompt, sub_vocabulary
-from .verdicts import HintQuality, Played, Scored, fit_foresight, hints, imagined, quality, rounds
+from .texts import split_by_prompt, sub_vocabulary
 
-__all__ = ["ExitOptions", "ExitsTrained", "train_exits"]
+__all__ = ["ExitOptions", "train_exits"]
 
 _START_TEXTS = 64
 """Whose last states the closed-form start is fitted on: what it costs is the whole depth of the target."""
-
-
-_TEXTS_A_DEVICE = 4
-"""That an imagined one writes: at the first nobody knows it, at the last its drafts are well known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,26 +39,11 @@ class ExitOptions:
     vocabulary: int = 6144
     validation: float = 0.08
     """Share of prompts held out; half of them calibrate the hints, half tell how good they are."""
-    calibrated_on: int = 20_000
-    """Most held-out tokens that rounds are played on, each half."""
     fit: FitOptions = field(default_factory=lambda: FitOptions(minutes=20.0))
 
     def kept_if(self) -> dict[str, Any]:
         """What must be the same for an exit of an earlier run to be kept."""
         return {"head": self.kind, "vocabulary": self.vocabulary, "validation": self.validation}
-
-
-@dataclass(frozen=True, slots=True)
-class ExitsTrained:
-    """What ``report`` is told."""
-
-    layer: int
-    stage: str
-    """``states``, ``start``, ``fit``, ``looked``, ``calibrate``, ``kept`` or ``finished``."""
-    done: float = 0.0
-    """Share of the stage, in [0, 1]."""
-    found: Acceptance | None = None
-    hints: HintQuality | None = None
 
 
 def train_exits(
@@ -100,6 +79,7 @@ def train_exits(
         raise UsageError(
             f"{len(texts)} texts are too few to hold {options.validation:g} of the prompts out; collect more."
         )
+    halves = halves_of(validation, options.validation)
     kept, tokens = _earlier(model, out, options)
     if tokens is None:
         size = min(options.vocabulary, model.config.vocabulary)
@@ -163,7 +143,7 @@ def train_exits(
             head.refresh()
         report(ExitsTrained(layer, "calibrate", 1.0))
         after = acceptance(head, validation)
-        foresight, worth = _calibrated(head, validation, options)
+        foresight, worth = calibrated(head, *halves)
         tensors |= head.arrays()
         found[str(layer)] = {
             "explains": rounded(explained),
@@ -173,7 +153,7 @@ def train_exits(
             "curve": curve,
             "finished": interrupted is None,
             "seconds": round(time.monotonic() - began, 1),
-            "foresight": foresight,
+            "foresight": foresight.facts(),
         }
         save()
         report(ExitsTrained(layer, "finished", 1.0, after, worth))
@@ -196,45 +176,11 @@ def _earlier(
     if any(artifact.facts.get(name) != value for name, value in options.kept_if().items()):
         raise UsageError(f"{out} holds exits trained with other options; delete it, or name another with --out.")
     stored = stored_heads(artifact, model.config, model.weights)
+    finished = {layer: head for layer, head in stored.heads.items() if head.facts.get("finished")}
+    for head in finished.values():
+        foresight_of(artifact, head)  # or nobody could use the file
     kept = {
         layer: ({f"exits.{layer}.{name}": value for name, value in head.tensors.items()}, head.facts)
-        for layer, head in stored.heads.items()
-        if head.facts.get("finished")
+        for layer, head in finished.items()
     }
     return kept, stored.tokens
-
-
-def _calibrated(
-    head: ExitModel, validation: Sequence[Text], options: ExitOptions
-) -> tuple[dict[str, Any], HintQuality]:
-    """Foresight from one half of the held-out prompts, and what it is worth on the other."""
-    halves: tuple[list[Text], list[Text]] = ([], [])
-    for text in validation:
-        halves[held_out(text.key, options.validation / 2)].append(text)
-    played = [_played(head, half, options.calibrated_on) for half in halves]
-    if not played[0] or not played[1]:
-        played = [played[0] or played[1]] * 2
-    foresight = fit_foresight(played[0])
-    return foresight.facts(), quality(hints(foresight, played[1]))
-
-
-def _played(head: ExitModel, texts: Sequence[Text], most: int) -> list[Played]:
-    """Rounds on the first texts that hold ``most`` answered tokens; each text meets two devices."""
-    found: list[Played] = []
-    chosen: list[Text] = []
-    for text in texts:
-        if sum(each.answered for each in chosen) < most:
-            chosen.append(text)
-    devices = map(imagined, count())
-    pair, written = (next(devices), next(devices)), 0
-    for group in batches(chosen, 4096, 0):
-        scores = iter(head.scores(group).cpu().numpy())
-        for text in group:
-            scored = Scored(text, np.stack(list(islice(scores, text.answered))))
-            for device in pair:
-                found.extend(rounds(scored, head.tokens, device))
-            written += 1
-            if written % _TEXTS_A_DEVICE == 0:
-                pair = next(devices), next(devices)
-    random = np.random.default_rng(0)
-    return [found[index] for index in random.permutation(len(found))]

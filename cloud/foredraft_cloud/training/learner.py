@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .shards import Text
@@ -55,6 +57,13 @@ class Learner:
                 self.live[name].grad = None
             else:
                 self.live[name] = value.detach().to(self.dtype, copy=True).requires_grad_()
+
+    @torch.no_grad()
+    def take(self, tensors: Mapping[str, NDArray[np.float32]]) -> None:
+        """Go on from what an artifact holds of such a one: by name, each of the shape that it has here."""
+        for name, value in self.parameters.items():
+            value.copy_(torch.from_numpy(np.asarray(tensors[name], np.float32)))
+        self.refresh()
 
     def goal(self, texts: Sequence[Text]) -> tuple[Tensor, Tensor]:
         """The target's most probable tokens as rows of the head, and their probabilities, [M, K]; 0 where there is none."""

@@ -16,7 +16,7 @@ from foredraft_shared.messages import TokenId
 from .prompts import held_out
 from .shards import Text
 
-__all__ = ["Batch", "batch_of", "batches", "split_by_prompt", "sub_vocabulary"]
+__all__ = ["Batch", "batch_of", "batches", "data_facts", "split_by_prompt", "sub_vocabulary"]
 
 
 def split_by_prompt(texts: Sequence[Text], share: float) -> tuple[list[Text], list[Text]]:
@@ -25,6 +25,15 @@ def split_by_prompt(texts: Sequence[Text], share: float) -> tuple[list[Text], li
     for text in texts:
         sides[held_out(text.key, share)].append(text)
     return sides
+
+
+def data_facts(texts: Sequence[Text]) -> dict[str, int]:
+    """How much it is, as an artifact notes it."""
+    return {
+        "texts": len(texts),
+        "prompts": len({text.key for text in texts}),
+        "answered_tokens": sum(text.answered for text in texts),
+    }
 
 
 def sub_vocabulary(

@@ -45,6 +45,7 @@ def _lines(artifact: Artifact) -> Iterator[str]:
             yield from _accepted({"before training": fact.get("untrained"), "after": fact.get("validation")})
             yield ""
             yield from _hinted(fact.get("hints", {}))
+            yield from _calibrated(fact.get("calibrated"))
 
 
 def _accepted(rows: Mapping[str, Mapping[str, Any] | None]) -> Iterator[str]:
@@ -67,6 +68,16 @@ def _hinted(hints: Mapping[str, Any]) -> Iterator[str]:
     yield "|---|---|---|"
     for least, precision, coverage in zip(hints["at"], hints["precision"], hints["coverage"], strict=True):
         yield f"| {least} | {_share(precision)} | {_share(coverage)} |"
+
+
+def _calibrated(noted: Mapping[str, Any] | None) -> Iterator[str]:
+    if noted:
+        data = noted["data"]
+        yield ""
+        yield (
+            f"Calibrated again by `{noted['command']}`, on {data['answered_tokens']} tokens of the target's own answers "
+            f"to {data['prompts']} held-out prompts."
+        )
 
 
 def _share(value: float | None) -> str:

@@ -29,6 +29,7 @@ __all__ = [
     "load_artifact",
     "prompt_hashes",
     "prompts_tensor",
+    "revise_artifact",
     "save_artifact",
     "shipped",
     "target_fingerprint",
@@ -121,9 +122,6 @@ def save_artifact(
         UsageError: the file cannot be written.
         BackendMissing: 4 bits need the package gguf.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
     stored: dict[str, NDArray[Any]] = {}
     for name, tensor in tensors.items():
         if np.issubdtype(tensor.dtype, np.integer):
@@ -145,14 +143,39 @@ def save_artifact(
         "target_fingerprint": target_fingerprint(model),
         "facts": dict(facts),
     }
+    _write(path, stored, metadata, "make room, or name another file with --out")
+
+
+def revise_artifact(artifact: Artifact, facts: Mapping[str, Any], numbers: Mapping[str, NDArray[np.int32]]) -> None:
+    """Write a file again with other facts, all of it or nothing; what it stores of floats keeps every bit.
+
+    Args:
+        numbers: tensors of whole numbers that are added, or replace those of their names.
+
+    Raises:
+        UsageError: the file cannot be written, or says something else than when ``artifact`` was read.
+    """
+    from safetensors.numpy import load_file
+
+    metadata = _metadata(artifact.path)
+    if metadata.get("facts") != artifact.facts:
+        raise UsageError(f"{artifact.path} was changed by somebody else meanwhile; try again.")
+    stored = load_file(artifact.path) | dict(numbers)
+    _write(artifact.path, stored, metadata | {"facts": dict(facts)}, "make room")
+
+
+def _write(path: Path, stored: Mapping[str, NDArray[Any]], metadata: Mapping[str, Any], cure: str) -> None:
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(stored, partial, metadata={_KEY: json.dumps(metadata)})
+        save_file(dict(stored), partial, metadata={_KEY: json.dumps(metadata)})
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         reason = " ".join(str(error).split())
-        raise UsageError(f"cannot write {path} ({reason}); make room, or name another file with --out.") from None
+        raise UsageError(f"cannot write {path} ({reason}); {cure}.") from None
 
 
 def load_artifact(path: Path, kind: str) -> Artifact:

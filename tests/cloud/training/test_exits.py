@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -15,14 +16,16 @@ import checkpoints
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 from foredraft_cloud.decoder import load_target
 from foredraft_cloud.exit_heads import RunLogits
 from foredraft_cloud.lossy import load_lossy_target
 from foredraft_cloud.target import Run
 from foredraft_cloud.training import exit_training
+from foredraft_cloud.training.calibrating import ExitsTrained, calibrate_exits
 from foredraft_cloud.training.collecting import CollectOptions, collect
-from foredraft_cloud.training.exit_training import ExitOptions, ExitsTrained, train_exits
+from foredraft_cloud.training.exit_training import ExitOptions, train_exits
 from foredraft_cloud.training.exits import ExitModel
 from foredraft_cloud.training.fitting import FitOptions, acceptance, fit
 from foredraft_cloud.training.network import Network, layer_weights, tensor
@@ -44,7 +47,15 @@ from foredraft_cloud.training.verdicts import (
 from foredraft_shared.errors import ModelDamaged, UsageError, VocabularyMismatch
 from foredraft_shared.messages import SamplingParams
 from foredraft_shared.models import Model, open_model
-from foredraft_shared.models.artifacts import Artifact, load_artifact, save_artifact
+from foredraft_shared.models.artifacts import (
+    PROMPTS,
+    Artifact,
+    artifact_kind,
+    load_artifact,
+    prompt_hashes,
+    revise_artifact,
+    save_artifact,
+)
 
 QUESTIONS = [f"The robot takes {number} cups from the table, where are they?" for number in range(40)]
 CPU = torch.device("cpu")
@@ -238,7 +249,7 @@ def test_heads_of_another_model_or_of_no_sense_are_refused(model: Model, trained
     facts["exits"]["1"]["foresight"]["drafted"]["weights"].pop()
     save_artifact(tmp_path / "odd.safetensors", "exits", model, artifact.tensors, facts)
     with pytest.raises(
-        ModelDamaged, match=r"odd\.safetensors is damaged \(its calibration of 'drafted'.*train its exits again"
+        ModelDamaged, match=r"odd\.safetensors is damaged \(its calibration of 'drafted'.*calibrate it again with"
     ):
         load_target(model, exits=None, heads=load_artifact(tmp_path / "odd.safetensors", "exits"))
     facts = json.loads(json.dumps(artifact.facts))
@@ -393,3 +404,108 @@ def test_finished_exits_are_kept_and_a_stopped_one_is_saved_but_begun_anew(
     assert not out.with_suffix(".states").exists()
     with pytest.raises(UsageError, match="other options"):
         train_exits(model, texts, out, replace(options, kind="attention"), {}, device=CPU, dtype=torch.float32)
+
+
+# --- calibrating again
+
+
+def copied(trained: Path, folder: Path, model: Model, **odd: Any) -> Artifact:
+    """The heads in a file of their own, exits noted as ``odd`` says."""
+    path = folder / "exits.safetensors"
+    shutil.copy(trained, path)
+    facts = json.loads(json.dumps(load_artifact(path, "exits").facts))
+    for fact in facts["exits"].values():
+        fact.update(odd)
+    revise_artifact(load_artifact(path, "exits"), facts, {})
+    return load_artifact(path, "exits")
+
+
+def calibrate(model: Model, texts: list[Text], artifact: Artifact, **more: Any) -> None:
+    calibrate_exits(model, texts, artifact, {"command": "again"}, device=CPU, dtype=torch.float32, **more)
+
+
+def test_heads_are_calibrated_again_and_keep_every_bit(
+    model: Model, texts: list[Text], trained: Path, tmp_path: Path
+) -> None:
+    artifact = copied(trained, tmp_path, model, foresight={"features": 1}, hints={})
+    with pytest.raises(
+        UsageError, match=r"other features\); calibrate it again with `foredraft train calibrate --heads"
+    ):
+        load_target(model, exits=None, heads=artifact)
+    before = load_file(artifact.path)
+    told: list[ExitsTrained] = []
+    calibrate(model, texts, artifact, report=told.append)
+    assert [each.layer for each in told if each.stage == "finished"] == [1, 2]
+    after = load_file(artifact.path)
+    assert before.keys() == after.keys()
+    assert all(before[name].tobytes() == after[name].tobytes() for name in before)
+    again, first = load_artifact(artifact.path, "exits"), load_artifact(trained, "exits")
+    assert load_target(model, dtype="float32", exits=None, heads=again).exits == (1, 2, 4)
+    assert {**again.facts, "exits": None} == {**first.facts, "exits": None}
+    for layer in ("1", "2"):
+        was, now = first.facts["exits"][layer], again.facts["exits"][layer]
+        held_out = [text for text in texts if text.key / 2**64 < 0.2]
+        assert now["calibrated"]["command"] == "again"
+        assert now["calibrated"]["data"]["prompts"] == len({text.key for text in held_out})
+        assert now["hints"]["rounds"] == was["hints"]["rounds"] > 0, "the same texts, played in the same way"
+        assert now["hints"]["right"] == pytest.approx(was["hints"]["right"], abs=0.1), "weights are rounded by now"
+        kept = {"hints", "foresight", "calibrated"}
+        assert {name: now[name] for name in now.keys() - kept} == {name: was[name] for name in was.keys() - kept}
+    assert os.listdir(tmp_path) == ["exits.safetensors"], "nothing is left beside it"
+
+
+def test_what_calibrated_them_is_noted_among_their_prompts(
+    model: Model, texts: list[Text], trained: Path, tmp_path: Path
+) -> None:
+    artifact = copied(trained, tmp_path, model)
+    revise_artifact(artifact, artifact.facts, {PROMPTS: np.array([[5, 0]], np.int32)})
+    calibrate(model, texts, load_artifact(artifact.path, "exits"))
+    found = prompt_hashes(load_artifact(artifact.path, "exits"))
+    assert found == {5} | {text.key for text in texts if text.key / 2**64 < 0.2}
+
+
+def test_a_stopped_calibration_leaves_the_file_as_it_was(
+    model: Model, texts: list[Text], trained: Path, tmp_path: Path
+) -> None:
+    artifact = copied(trained, tmp_path, model)
+    before = artifact.path.read_bytes()
+
+    def stopping(told: ExitsTrained) -> None:
+        if (told.layer, told.stage) == (2, "calibrate"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(model, texts, artifact, report=stopping)
+    assert artifact.path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["exits.safetensors"]
+
+
+def test_a_file_that_somebody_else_has_changed_is_left_alone(
+    model: Model, texts: list[Text], trained: Path, tmp_path: Path
+) -> None:
+    artifact = copied(trained, tmp_path, model)
+    revise_artifact(artifact, {**artifact.facts, "changed": True}, {})
+    with pytest.raises(UsageError, match="changed by somebody else"):
+        calibrate(model, texts, artifact)
+    assert load_artifact(artifact.path, "exits").facts["changed"]
+
+
+def test_nothing_is_calibrated_on_what_was_trained_on(
+    model: Model, texts: list[Text], trained: Path, tmp_path: Path
+) -> None:
+    artifact = copied(trained, tmp_path, model)
+    with pytest.raises(UsageError, match="none was held out when these heads were trained; collect more"):
+        calibrate(model, [text for text in texts if text.key / 2**64 >= 0.2], artifact)
+    for share in (None, "some", 0.0, 1.5, True):
+        with pytest.raises(ModelDamaged, match="does not say which prompts were held out"):
+            calibrate(model, texts, replace(artifact, facts={**artifact.facts, "validation": share}))
+    assert artifact_kind(artifact.path) == "exits"
+
+
+def test_exits_of_another_calibration_are_not_kept_beside_new_ones(
+    model: Model, texts: list[Text], trained: Path, tmp_path: Path
+) -> None:
+    artifact = copied(trained, tmp_path, model, foresight={"features": 1})
+    options = ExitOptions((1, 2, 3), kind="attention", vocabulary=200, validation=0.2, fit=SHORT)
+    with pytest.raises(UsageError, match="calibrate it again with `foredraft train calibrate"):
+        train_exits(model, texts, artifact.path, options, {}, device=CPU, dtype=torch.float32)
