@@ -25,8 +25,12 @@ from ..target import Run, Slot
 from .prompts import Prompts, Request, prompt_hash
 from .shards import Shards, text_of
 
-__all__ = ["QUICK_ATTENTION", "CollectOptions", "collect", "looping", "pick_among", "top_scores"]
+__all__ = ["CONSIDERED", "QUICK_ATTENTION", "TOP_P", "CollectOptions", "collect", "looping", "pick_among", "top_scores"]
 
+TOP_P = 0.95
+"""What answers that are not greedy are sampled with; whoever foresees them must go by the same."""
+CONSIDERED = 64
+"""Most probable tokens that are sampled from."""
 QUICK_ATTENTION = AttentionShape(4, 128, products=True)
 """For answers to learn from, whose last bits nobody compares."""
 
@@ -43,9 +47,6 @@ class CollectOptions:
     """Longest question that the target may invent, in tokens."""
     kept: int = 16
     """Log-probabilities stored for each token."""
-    considered: int = 64
-    """Most probable tokens that are sampled from."""
-    top_p: float = 0.95
 
 
 @dataclass(slots=True)
@@ -99,11 +100,11 @@ def collect(
             if not live:
                 break
             runs = [Run(each.slot, tuple(each.tokens[each.slot.length :]), 1) for each in live]
-            ids, logs = top_scores(target.verify(runs, exits=False).step().logits, options.considered)
+            ids, logs = top_scores(target.verify(runs, exits=False).step().logits, CONSIDERED)
             going = []
             for each, row_ids, row_logs in zip(live, ids, logs, strict=True):
                 request, position = each.request, len(each.tokens)
-                token = pick_among(row_ids, row_logs, request.temperature, options.top_p, request.seed, position)
+                token = pick_among(row_ids, row_logs, request.temperature, TOP_P, request.seed, position)
                 each.tokens.append(token)
                 if request.messages:
                     each.top_ids.append(row_ids[: options.kept])

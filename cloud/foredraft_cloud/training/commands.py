@@ -40,7 +40,9 @@ __all__ = [
     "train",
 ]
 
-train = typer.Typer(help="Make a draft for a target: collect its answers, train, evaluate.", no_args_is_help=True)
+train = typer.Typer(
+    help="Make a draft and exit heads for a target: collect its answers, train, evaluate.", no_args_is_help=True
+)
 
 TargetOption = Annotated[str, typer.Option(help="Name, folder, hub id or GGUF file of the target.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Use only models that are on this machine.")]

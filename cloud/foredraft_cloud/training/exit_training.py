@@ -23,7 +23,7 @@ from .exits import ExitModel, check_exits
 from .fitting import FitOptions, Progress, acceptance, fit, rounded
 from .shards import Text
 from .states import States
-from .texts import split_by_prompt, sub_vocabulary
+from .texts import split_by_prompt, spread, sub_vocabulary
 
 __all__ = ["ExitOptions", "train_exits"]
 
@@ -118,7 +118,7 @@ def train_exits(
             report(ExitsTrained(wanted[0], "states", done / positions))
 
         states.prepare(texts, prepared)
-        start = training[:: max(1, len(training) // _START_TEXTS)][:_START_TEXTS]
+        start = spread(training, _START_TEXTS)
         report(ExitsTrained(wanted[0], "start"))
         final = states.final(start)
     for layer in wanted:

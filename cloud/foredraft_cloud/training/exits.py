@@ -8,7 +8,7 @@ Two kinds, both begun as copies of the target's own next layer:
 
 Upon that a matrix, begun as the linear map that best carries the exit's state to the target's last one (ridge regression,
 the idea of the tuned lens, Belrose et al. 2303.08112), and the target's own rows for its most frequent tokens. These are
-frozen and not stored: an exit for hidden size 576 is 3 MB in int8.
+frozen and not stored: an exit for hidden size 576 is 3 MB in int8, with attention 4.
 """
 
 from __future__ import annotations

@@ -16,14 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .collecting import pick_among
+from .collecting import CONSIDERED, TOP_P, pick_among
 from .distillation import distil
 from .shards import Text
-from .texts import batches
+from .texts import batches, spread
 
 __all__ = ["Acceptance", "FitOptions", "Progress", "Student", "acceptance", "fit"]
-
-_CONSIDERED = 64
 
 
 class Student(Protocol):
@@ -85,7 +83,6 @@ class FitOptions:
     look_every_s: float = 120.0
     looked_at: int = 80
     """Validation texts of a look on the way."""
-    top_p: float = 0.95
     seed: int = 0
 
 
@@ -124,23 +121,23 @@ class Progress:
 
 
 @torch.no_grad()
-def acceptance(student: Student, texts: Sequence[Text], *, top_p: float = 0.95, limit: int | None = None) -> Acceptance:
+def acceptance(student: Student, texts: Sequence[Text], *, limit: int | None = None) -> Acceptance:
     """Teacher-forced on the target's own answers, at most ``limit`` of them."""
-    chosen = texts if limit is None else texts[:: max(1, len(texts) // limit)]
+    chosen = texts if limit is None else spread(texts, limit)
     hits = {"greedy": 0, "sampled": 0}
     counts = dict(hits)
     covered = 0
     rows = student.row_of.cpu().numpy()
     for group in batches(chosen, 4096, 0):
         scores = student.scores(group)
-        top = scores.topk(min(_CONSIDERED, scores.shape[1]))
+        top = scores.topk(min(CONSIDERED, scores.shape[1]))
         logs = (top.values - scores.logsumexp(1, keepdim=True)).cpu().numpy()
         ids = student.tokens[top.indices.cpu().numpy()]
         row = 0
         for text in group:
             kind = "sampled" if text.temperature > 0 else "greedy"
             for position in range(text.start, len(text.tokens)):
-                guess = pick_among(ids[row], logs[row], text.temperature, top_p, text.seed, position)
+                guess = pick_among(ids[row], logs[row], text.temperature, TOP_P, text.seed, position)
                 hits[kind] += guess == text.tokens[position]
                 row += 1
             counts[kind] += text.answered
@@ -183,7 +180,7 @@ def fit(
         recent.append((float(loss.detach()), float(overlap)))
         found = None
         if now() - looked >= options.look_every_s and validation:
-            found = acceptance(student, validation, top_p=options.top_p, limit=options.looked_at)
+            found = acceptance(student, validation, limit=options.looked_at)
             looked = now()
         means = np.mean(recent, axis=0)
         last = Progress(step + 1, learnt, now() - began, min(done, 1.0), float(means[0]), float(means[1]), found)

@@ -26,6 +26,7 @@ __all__ = ["Shards", "Text", "read_texts"]
 
 _FORMAT = 1
 _NOTE = "collection.json"
+_ARRAYS = ("tokens", "lengths", "starts", "keys", "temperatures", "seeds", "top_ids", "top_log_probabilities")
 
 
 @dataclass(eq=False, slots=True)
@@ -54,6 +55,7 @@ class Shards:
 
     Raises:
         UsageError: the folder holds the answers of another model, or in another arithmetic.
+        ModelDamaged: a shard in it cannot be read.
     """
 
     def __init__(self, folder: Path, model: Model, size: int = 20_000, *, dtype: str = "bfloat16") -> None:
@@ -128,6 +130,8 @@ def check_note(folder: Path, model: Model, dtype: str | None = None) -> None:
     """
     try:
         note = json.loads((folder / _NOTE).read_text())
+        if not isinstance(note, dict):
+            raise ValueError("it is no table")
     except (OSError, ValueError):
         raise UsageError(
             f"{folder} holds no collection; make one with `foredraft train collect --out {folder}`."
@@ -178,9 +182,19 @@ def read_texts(folder: Path, model: Model) -> list[Text]:
 def _load(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise ModelDamaged(f"{path} cannot be read ({error}); delete it and collect again.") from None
+            stored = {name: file[name] for name in _ARRAYS}
+        lengths, starts = stored["lengths"].astype(np.int64), stored["starts"].astype(np.int64)
+        if not all(len(stored[name]) == len(lengths) for name in ("starts", "keys", "temperatures", "seeds")):
+            raise ValueError("it says different things of how many texts it holds")
+        if not ((starts > 0) & (starts < lengths)).all() or lengths.sum() != len(stored["tokens"]):
+            raise ValueError("it says what cannot be of where its texts begin")
+        tops = stored["top_ids"].shape, stored["top_log_probabilities"].shape
+        if tops[0] != tops[1] or len(tops[0]) != 2 or tops[0][0] != (lengths - starts).sum():
+            raise ValueError("its answers and what was nearly said do not match")
+        return stored
+    except (OSError, ValueError, TypeError, EOFError, KeyError, BadZipFile) as error:
+        reason = " ".join(str(error).split())
+        raise ModelDamaged(f"{path} cannot be read ({reason}); delete it and collect again.") from None
 
 
 def text_of(

@@ -16,7 +16,7 @@ from foredraft_shared.messages import TokenId
 from .prompts import held_out
 from .shards import Text
 
-__all__ = ["Batch", "batch_of", "batches", "data_facts", "split_by_prompt", "sub_vocabulary"]
+__all__ = ["Batch", "batch_of", "batches", "data_facts", "split_by_prompt", "spread", "sub_vocabulary"]
 
 
 def split_by_prompt(texts: Sequence[Text], share: float) -> tuple[list[Text], list[Text]]:
@@ -25,6 +25,12 @@ def split_by_prompt(texts: Sequence[Text], share: float) -> tuple[list[Text], li
     for text in texts:
         sides[held_out(text.key, share)].append(text)
     return sides
+
+
+def spread(texts: Sequence[Text], most: int) -> list[Text]:
+    """At most so many of them, from all over."""
+    count = min(most, len(texts))
+    return [texts[index * len(texts) // count] for index in range(count)]
 
 
 def data_facts(texts: Sequence[Text]) -> dict[str, int]:

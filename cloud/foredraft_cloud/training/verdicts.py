@@ -31,7 +31,7 @@ from ..calibration import (
 )
 from ..foresight import WIDTHS, Evidence, Foresight, Trust, evidence
 from ..reading import said
-from .collecting import pick_among
+from .collecting import TOP_P, pick_among
 from .shards import Text
 
 __all__ = [
@@ -50,7 +50,6 @@ __all__ = [
 ]
 
 _LONGEST = 8
-_TOP_P = 0.95
 _NOISES = (0.05, 0.15, 0.4, 0.8, 1.5, 3.0)
 
 
@@ -64,7 +63,7 @@ class Scored:
     @property
     def params(self) -> SamplingParams:
         """What the text was sampled with."""
-        return SamplingParams(temperature=self.text.temperature, top_p=_TOP_P, seed=self.text.seed)
+        return SamplingParams(temperature=self.text.temperature, top_p=TOP_P, seed=self.text.seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +171,7 @@ def _drafted(
     logs = logs + device.noise * device.generator.standard_normal(len(logs))
     order = np.argsort(-logs, kind="stable")
     position = text.start + index
-    return pick_among(ids[order], logs[order].astype(np.float32), text.temperature, _TOP_P, text.seed, position)
+    return pick_among(ids[order], logs[order].astype(np.float32), text.temperature, TOP_P, text.seed, position)
 
 
 def fit_foresight(played: Sequence[Played]) -> Foresight:

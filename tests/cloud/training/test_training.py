@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import checkpoints
 import numpy as np
@@ -33,7 +35,7 @@ from foredraft_cloud.training.fitting import FitOptions, Progress, acceptance, f
 from foredraft_cloud.training.network import Network, layer_weights, tensor
 from foredraft_cloud.training.prompts import Prompts, held_out
 from foredraft_cloud.training.shards import Shards, Text, read_texts
-from foredraft_cloud.training.texts import batches, split_by_prompt, sub_vocabulary
+from foredraft_cloud.training.texts import batches, split_by_prompt, spread, sub_vocabulary
 from foredraft_shared.errors import ModelDamaged, UsageError
 from foredraft_shared.messages import SamplingParams
 from foredraft_shared.models import Model, open_model
@@ -132,6 +134,46 @@ def test_a_damaged_shard_is_named(model: Model, tmp_path: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:200])
     with pytest.raises(ModelDamaged, match="collect again"):
         read_texts(tmp_path / "data", model)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("tokens", lambda array: array[:-1]),
+        ("lengths", lambda array: array[:-1]),
+        ("starts", lambda array: array * 0),
+        ("starts", lambda array: array + 1000),
+        ("seeds", lambda array: array[1:]),
+        ("keys", None),
+        ("top_ids", lambda array: array[1:]),
+        ("top_ids", lambda array: array[:, 0]),
+        ("top_log_probabilities", lambda array: array[:, 1:]),
+    ],
+)
+def test_a_shard_whose_arrays_do_not_fit_together_is_named(
+    name: str, change: Any, model: Model, collected: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(collected, folder)
+    shard = sorted(folder.glob("shard*.npz"))[0]
+    with np.load(shard) as file:
+        arrays = {each: file[each] for each in file.files}
+    if change is None:
+        del arrays[name]
+    else:
+        arrays[name] = change(arrays[name])
+    np.savez(shard, **arrays)
+    with pytest.raises(ModelDamaged, match=r"shard00000\.npz cannot be read \(.*\); delete it and collect again\.$"):
+        read_texts(folder, model)
+
+
+def test_some_texts_are_taken_from_all_over(model: Model, collected: Path) -> None:
+    texts = read_texts(collected, model)
+    few = spread(texts, 3)
+    assert [texts.index(text) for text in few] == [0, len(texts) // 3, 2 * len(texts) // 3]
+    assert len(spread(texts, len(texts) - 1)) == len(texts) - 1
+    assert spread(texts, len(texts) + 1) == texts
+    assert spread([], 3) == []
 
 
 def test_picking_among_the_most_probable_is_picking(model: Model) -> None:
