@@ -24,6 +24,9 @@ def faults(
 ) -> None:
     """Kill servers and devices, cut links, lose messages, and compare each text with the undisturbed one."""
     from rich.console import Console
+    from rich.markup import escape
+
+    from foredraft_shared.errors import UsageError
 
     from ..processes import stop_on_termination
     from .deadlines import run_steps, summary, worst_faults
@@ -35,8 +38,21 @@ def faults(
 
     stop_on_termination()
     settings = Settings(target=TOY, draft=TOY, stuck_s=1.5, crowded_s=1.5, cache=96) if short else Settings()
-    chosen = [fault for fault in (short_faults if short else full_faults)(settings) if only in fault.name]
+    known = (short_faults if short else full_faults)(settings)
+    chosen = [fault for fault in known if only in fault.name]
+    if not chosen:
+        raise UsageError(f"no fault's name contains {only!r}; there are: {', '.join(fault.name for fault in known)}.")
     wanted = [] if deadlines else cells(chosen, every=not short)
+    strained = worst_faults(chosen) if steps else []
+    if not wanted and not strained:
+        what = (
+            "take no steps"
+            if not steps
+            else f"leave out {', '.join(fault.name for fault in chosen)}, in which no step is late"
+        )
+        raise UsageError(
+            f"steps with a deadline are all that --deadlines asks for, and these options {what}; change them."
+        )
     report = Report(out, {**settings.as_json(), "short": short, "only": only, "steps": steps}, fresh=fresh)
     console = Console(highlight=False)
     done = {(row.fault, row.sampling, row.mode) for row in report.rows}
@@ -57,7 +73,6 @@ def faults(
             outcome = "[green]identical[/]" if row.right else "[bold red]WRONG[/]"
             count = f"{len(report.rows):3}/{len(wanted)}"
             console.print(f"{count} {' · '.join((row.fault, row.sampling, row.mode))}: {outcome} {', '.join(times)}")
-        strained = [fault for fault in worst_faults(chosen) if steps]
         stepped = []
         for stepped_row in run_steps(world, strained, steps) if strained else ():
             stepped.append(stepped_row)
@@ -65,6 +80,7 @@ def faults(
             report.write(complete=False)
             console.print(
                 f"deadlines · {stepped_row.fault}: {stepped_row.steps} steps, the latest after {stepped_row.worst_ms:.1f} ms"
+                + ("" if stepped_row.right else f": [bold red]{escape(stepped_row.error or 'WRONG')}[/]")
             )
     report.write(complete=True)
     console.print(f"the report is {out / 'faults.md'}.")
@@ -86,6 +102,9 @@ def soak(
 ) -> None:
     """Write many texts at once under random faults; each must be right, and no process may grow."""
     from rich.console import Console
+    from rich.markup import escape
+
+    from foredraft_shared.interrupts import interrupts_wait
 
     from ..processes import stop_on_termination
     from ..report import write_atomically
@@ -98,18 +117,28 @@ def soak(
     facts = machine()
     options = SoakOptions(seconds=seconds, sessions=sessions, seed=seed, growth_floor_kib=tolerance)
     report = Soak(options, console.print).run()
-    write_atomically(out / "soak.json", {"machine": facts, **report.as_json()})
+    with interrupts_wait():  # impatience must not cost what was measured
+        write_atomically(out / "soak.json", {"machine": facts, **report.as_json()})
+    if report.interrupted:
+        console.print("Ended early: memory is told, but so short a time does not tell whether it grows.")
     faults_done = ", ".join(f"{count} × {name}" for name, count in sorted(report.faults.items()))
     console.print(f"{report.texts} texts, {report.tokens} tokens; faults: {faults_done}.")
     console.print(f"typed errors: {dict(report.typed_errors) or 'none'}; others: {report.untyped_errors or 'none'}.")
-    for name, each in report.growth.items():
-        before, after = report.at_rest[name]
-        console.print(
-            f"{name}: RSS {each.rss_start_kib / 1024:.1f} → {each.rss_end_kib / 1024:.1f} MiB "
-            f"({each.rss_slope_kib_per_minute:+.0f} KiB a minute), descriptors at rest {before.descriptors} → "
-            f"{after.descriptors}, threads at rest {before.threads} → {after.threads}"
+    for name, (before, after) in report.at_rest.items():
+        each = report.growth.get(name)
+        memory = (
+            f"RSS {each.rss_start_kib / 1024:.1f} → {each.rss_end_kib / 1024:.1f} MiB "
+            f"({each.rss_slope_kib_per_minute:+.0f} KiB a minute), "
+            if each is not None
+            else ""
         )
-    for complaint in (*report.wrong, *report.untyped_errors, *report.grown):
-        console.print(f"[bold red]wrong[/]: {complaint}")
-    if not report.passed:
+        console.print(
+            f"{name}: {memory}descriptors at rest {before.descriptors} → {after.descriptors}, "
+            f"threads at rest {before.threads} → {after.threads}"
+        )
+    for complaint in report.complaints:
+        console.print(f"[bold red]wrong[/]: {escape(complaint)}")
+    if report.complaints:
         raise typer.Exit(1)
+    if report.interrupted:
+        raise typer.Exit(130)

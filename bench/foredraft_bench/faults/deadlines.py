@@ -93,10 +93,16 @@ def _run(world: World, fault: Fault, steps: int, max_tokens: int, expected: Sequ
         if not text.wait(lambda text: len(text.steps) >= _STRIKE_AFTER * steps, 60.0):
             raise LinkError(f"{fault.name}: the text did not begin: {text.error or 'nothing came'}")
         fault.strike(Scene(world, _SAMPLING, _MODE, edge, link, text, stage, crowd=crowd))
-        if not text.wait_end(steps * DEADLINE_MS / 1000 + world.settings.limit_s):
-            edge.kill()
+        ended = text.wait_end(steps * DEADLINE_MS / 1000 + world.settings.limit_s)
+        if not ended:
+            edge.kill()  # nobody else should meet what hangs in it
     final = text.tokens
-    return _row(fault.name, text.steps, final == list(expected[: len(final)]), text.error)
+    error = text.error
+    if not ended:
+        error = f"hangs: call {len(text.steps) + 1} did not return"
+    elif not error and len(text.steps) < steps and len(final) < len(expected):
+        error = f"ended after {len(text.steps)} of {steps} calls, with {len(final)} of {len(expected)} tokens"
+    return _row(fault.name, text.steps, final == list(expected[: len(final)]), error)
 
 
 def _row(fault: str, steps: Sequence[Step], prefix_right: bool, error: str) -> SteppedRow:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import json
 import os
 import platform
@@ -15,10 +17,12 @@ from foredraft_shared.version import version
 from ..report import write_atomically
 from .verdicts import Row
 
-__all__ = ["SCHEMA", "Report", "machine", "make_folder"]
+__all__ = ["SCHEMA", "Report", "machine", "make_folder", "sources"]
 
 SCHEMA = 1
 """Of ``faults.json``; a field that changes its meaning gives a new number."""
+_PACKAGES = tuple(f"foredraft_{name}" for name in ("bench", "cloud", "devices", "edge", "protos", "shared"))
+_CODE = {".py", ".cpp", ".h"}
 GOAL_MS = 1000.0
 """For ``edge_ms`` and ``back_ms``, on a local network."""
 
@@ -40,6 +44,18 @@ def machine() -> dict[str, Any]:
     }
 
 
+def sources() -> str:
+    """A digest of foredraft's own code: rows of another code are no rows of this one, whatever both call themselves."""
+    digest = hashlib.sha256()
+    for package in _PACKAGES:
+        found = importlib.util.find_spec(package)
+        for folder in map(Path, (found and found.submodule_search_locations) or ()):
+            for path in sorted(path for path in folder.rglob("*") if path.suffix in _CODE):
+                digest.update(f"{package}/{path.relative_to(folder).as_posix()}\0".encode())
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder for reports, if it is not there.
 
@@ -57,8 +73,8 @@ class Report:
 
     Args:
         folder: made if it is not there.
-        settings: what the rows depend on. A report that is there already with the same settings, but not complete, is
-            gone on with.
+        settings: what the rows depend on. A report that is there already with the same settings, by the same code, but not
+            complete, is gone on with.
 
     Raises:
         UsageError: the folder cannot be made or written to.
@@ -71,6 +87,7 @@ class Report:
         self._facts: dict[str, Any] = {
             "schema": SCHEMA,
             "foredraft": version(),
+            "sources": sources(),
             "settings": settings,
             "machine": machine(),
         }
@@ -82,7 +99,7 @@ class Report:
     def _take_up(self) -> None:
         try:
             before = json.loads(self._json.read_text(encoding="utf-8"))
-            same = all(before[name] == self._facts[name] for name in ("schema", "foredraft", "settings"))
+            same = all(before[name] == self._facts[name] for name in ("schema", "sources", "settings"))
             if same and not before["complete"]:
                 self.rows = [Row(**row) for row in before["rows"]]
         except (OSError, ValueError, KeyError, TypeError):

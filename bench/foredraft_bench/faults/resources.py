@@ -68,6 +68,8 @@ def growth(samples: Sequence[Sample]) -> Growth:
     Raises:
         ValueError: fewer than four samples are left.
     """
+    if not samples:
+        raise ValueError("no samples tell nothing; run longer")
     began = samples[0].at + _SETTLING * (samples[-1].at - samples[0].at)
     settled = [sample for sample in samples if sample.at >= began]
     if len(settled) < 4:

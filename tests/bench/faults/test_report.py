@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from foredraft_bench.faults import report as faults_report
 from foredraft_bench.faults.deadlines import SteppedRow, summary
-from foredraft_bench.faults.report import Report
+from foredraft_bench.faults.report import Report, sources
 from foredraft_bench.faults.verdicts import Row
 from foredraft_bench.faults.world import Settings
 from foredraft_shared.errors import UsageError
@@ -55,6 +56,26 @@ def test_a_finished_run_or_one_of_other_settings_is_not(tmp_path: Path) -> None:
     assert Report(tmp_path, SETTINGS, fresh=True).rows == []
     report.write(complete=True)
     assert Report(tmp_path, SETTINGS).rows == []
+
+
+def test_rows_of_other_code_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Report(tmp_path, SETTINGS).add(RIGHT)
+    monkeypatch.setattr("foredraft_bench.faults.report.sources", lambda: "others")
+    assert Report(tmp_path, SETTINGS).rows == []
+
+
+def test_a_digest_of_the_code_changes_with_any_file_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(faults_report, "_PACKAGES", ("told_by_its_digest",))
+    (tmp_path / "told_by_its_digest" / "deeper").mkdir(parents=True)
+    (tmp_path / "told_by_its_digest" / "__init__.py").write_text("")
+    seen = {sources()}
+    for name, text in (("deeper/kernels.h", "1"), ("deeper/kernels.h", "2"), ("more.py", "1"), ("__init__.py", "1")):
+        (tmp_path / "told_by_its_digest" / name).write_text(text)
+        seen.add(sources())
+    assert len(seen) == 5
+    (tmp_path / "told_by_its_digest" / "more.pyc").write_text("1")
+    assert sources() in seen
 
 
 def test_a_file_that_is_no_report_does_no_harm(tmp_path: Path) -> None:
