@@ -34,7 +34,8 @@ from .markdown import as_markdown
 from .measure import expected_ms, measure, modes_told, now_utc
 from .page import write_page
 from .sensors import PowerMeter
-from .versus import changes, print_comparison, slower_than
+from .versus import changes, obstacles, print_comparison, slower_than
+from .words import cut_told
 
 __all__ = ["MINUTES", "bench_full", "bench_quick", "compare", "render", "run"]
 
@@ -108,7 +109,11 @@ def compare(
     after: Annotated[Path, typer.Argument(metavar="B.json", help="That of another.")],
     fail_above: Annotated[
         float | None,
-        typer.Option(min=0, help="Exit with 1 if a mode has become slower by more than so many percent."),
+        typer.Option(
+            min=0,
+            help="Exit with 1 if a mode has become slower by more than so many percent, if B lacks one that A has, or if B's "
+            "modes wrote different tokens.",
+        ),
     ] = None,
 ) -> None:
     """Tell what has become faster or slower from one report to another, and what differs in how they were made."""
@@ -116,7 +121,7 @@ def compare(
     found = changes(one, other)
     console = Console()
     print_comparison(console, one, other, found, fail_above)
-    if fail_above is not None and slower_than(found, fail_above):
+    if fail_above is not None and (slower_than(found, fail_above) or obstacles(one, other, found)):
         raise typer.Exit(1)
 
 
@@ -217,8 +222,9 @@ def _write_all(report: Report, folder: Path, *, json_too: bool = True) -> None:
         write_report(folder / REPORT, report)
     (folder / TABLE).write_text(as_markdown(report), encoding="utf-8")
     write_page(folder / PAGE, report)
+    cut = cut_told(report)
     Console().print(
-        f"{'Report' if report.complete else 'Partial report'}: {folder / PAGE}, {TABLE}, {REPORT}",
+        f"{'Report' if report.complete else 'Partial report'}{f' ({cut})' if cut else ''}: {folder / PAGE}, {TABLE}, {REPORT}",
         highlight=False,
         markup=False,
         soft_wrap=True,

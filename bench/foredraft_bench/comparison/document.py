@@ -67,7 +67,7 @@ class CellResult:
     """As planned; a run that was cut off has fewer samples."""
     prompts: int
     answered: int | None = None
-    """Answers that each mode gave on each device, if all were finished; ``runs`` times ``prompts``, unless time was short."""
+    """Answers of each mode on each device; ``runs`` times ``prompts``, unless time was short."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Modes that could not run here, and why."""
     samples: dict[str, tuple[Sample, ...]] = field(default_factory=dict)
@@ -146,10 +146,16 @@ class Report:
     foredraft: str = field(default_factory=version)
     took_s: float = 0.0
     complete: bool = False
-    """Whether everything that was planned was measured."""
+    """Whether every cell that was planned was measured, be it with fewer texts: see :attr:`left_out`."""
     planned_cells: int = 0
     power_meter: bool = False
     cells: list[CellResult] = field(default_factory=list)
+
+    @property
+    def left_out(self) -> tuple[int, int]:
+        """Answers that no mode gave in the cells that are there, for want of time, and how many were planned a mode."""
+        planned = [(cell.prompts * cell.runs, cell.answered) for cell in self.cells]
+        return sum(all_ - (all_ if done is None else done) for all_, done in planned), sum(all_ for all_, _ in planned)
 
     @property
     def differences(self) -> list[Difference]:

@@ -138,11 +138,11 @@ def add_up(samples: Sequence[Sample]) -> Figures:
 
 def speed_up(samples: Sequence[Sample], baseline: Sequence[Sample]) -> Spread | None:
     """How many times faster than ``baseline``, by ms a token. One value a run, against the baseline of the same run: what
-    disturbs the machine for a while disturbs both."""
-    theirs = {run[0].run: _pace(run) for run in _runs(baseline)}
+    disturbs the machine for a while disturbs both. Of texts that only one of them wrote nothing is taken."""
+    theirs = {sample.text: sample for sample in baseline}
     ratios = []
-    for run in _runs(samples):
-        own, other = _pace(run), theirs.get(run[0].run)
+    for run in _runs([sample for sample in samples if sample.text in theirs]):
+        own, other = _pace(run), _pace([theirs[sample.text] for sample in run])
         ratios.append(other / own if own and other else None)
     return _spread(ratios)
 

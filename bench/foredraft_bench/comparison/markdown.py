@@ -5,9 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from . import programs
-from .document import CellResult, Report
+from .document import BASELINE, CellResult, Report
 from .figures import Figures, Spread
-from .words import conditions_told, draft_told, lossless_told, number, own_skipped, planner_told, share, spread_told
+from .words import (
+    conditions_told,
+    cut_told,
+    draft_told,
+    lossless_told,
+    number,
+    own_skipped,
+    planner_excess,
+    planner_told,
+    share,
+    spread_told,
+)
 
 __all__ = ["as_markdown"]
 
@@ -23,10 +34,12 @@ def as_markdown(report: Report) -> str:
     parts = [
         f"# foredraft bench: {set_up.target}, drafted for by {set_up.draft}",
         f"`{report.command}`, {report.began_utc}, {report.took_s / 60:.1f} minutes, foredraft {report.foredraft}"
-        + ("" if report.complete else f". **Partial: {len(report.cells)} of {report.planned_cells} cells**"),
+        + ("" if report.complete else f". **Partial: {len(report.cells)} of {report.planned_cells} cells**")
+        + (f". **{cut[0].upper()}{cut[1:]}**" if (cut := cut_told(report)) else ""),
         "; ".join(f"{name}: {value}" for name, value in report.machine.items()) + ".",
         _verdict(report),
         *filter(None, [draft_told(set_up)]),
+        *_overview(report),
     ]
     for cell in report.cells:
         parts += [
@@ -57,6 +70,21 @@ def _verdict(report: Report) -> str:
     if not lossless:
         return "No mode was measured that must write the target's tokens."
     return f"All of {lossless} wrote identical tokens in every cell and run."
+
+
+def _overview(report: Report) -> list[str]:
+    """What it all comes to, a cell a line."""
+    rows = []
+    for cell in report.cells:
+        alone, speed_ups, excess = cell.figures().get(BASELINE), cell.speed_ups(), planner_excess(cell)
+        if alone is not None:
+            ratios = (f"{speed_ups[name].median:.2f}×" if name in speed_ups else "–" for name in ("ahead", "auto"))
+            over = "–" if excess is None else f"{excess:+.1%}"
+            rows.append(
+                (cell.title, number(alone.ms_per_token.median if alone.ms_per_token else None, 1), *ratios, over)
+            )
+    heading = ("cell", "cloud alone, ms a token", "drafting ahead", "planner", "planner's time over the better of both")
+    return [_rows([heading, *rows], words=1)] if rows else []
 
 
 def _table(report: Report, cell: CellResult) -> str:

@@ -58,7 +58,8 @@ def measure(
     """Measure everything that was planned.
 
     Args:
-        found: results are put there as they come; a cell is there from its first answer on.
+        found: results are put there as they come, a prompt at a time once all modes have answered it; those to a cell's first
+            prompt answer by answer.
         saved: called after each cell, to write down what there is.
         until: by ``time.monotonic``: each cell has the same share of the time left, and what does not fit into it is left
             out, whole prompts at a time; each cell has at least one.
@@ -123,7 +124,7 @@ class _Measurement:
         found.append(result)
         done_ms = 0.0
         planned = len(self.prompts) * cell.runs
-        for turn, name in in_time(schedule(planned, modes), until):
+        for wrote, (turn, name) in enumerate(in_time(schedule(planned, modes), until), start=1):
             self.progress(cell, name, done_ms)
             run, prompt = divmod(turn, len(self.prompts))
             before = self.power.joules()
@@ -132,13 +133,15 @@ class _Measurement:
             joules = None if before is None or after is None else (after - before) / len(answers)
             for device, (index, answer) in enumerate(answers):
                 samples[name].append(boil_down(answer, prompt=index, run=run, device=device, joules=joules))
-            result.samples = {each: tuple(held) for each, held in samples.items() if held and each not in PEERS}
-            result.peers = {each: tuple(held) for each, held in samples.items() if held and each in PEERS}
+            # Of a prompt that is broken off some modes would have a text that the others lack.
+            if turn == 0 or wrote % len(modes) == 0:
+                result.samples = {each: tuple(held) for each, held in samples.items() if held and each not in PEERS}
+                result.peers = {each: tuple(held) for each, held in samples.items() if held and each in PEERS}
+                result.answered = turn + 1
             if prompt == 0 and name not in PEERS:
                 result.typical[name] = typical_rounds(answers[0][1])
             result.difference = result.difference or self._difference(samples)
             done_ms = expected_ms(self.plan, cell, name)
-            result.answered = turn + 1
         self.progress(cell, "", done_ms)
         processes = {"edge": os.getpid(), "cloud": self.stage.cloud.pid, "network": self.connected.link_pid}
         processes |= {name: each.process_id for name, each in PEERS.items() if each.process_id is not None}

@@ -13,7 +13,17 @@ from . import programs
 from .document import BASELINE, CellResult, Report
 from .figures import Figures, Spread
 from .gallery import gallery
-from .words import conditions_told, draft_told, lossless_told, number, own_skipped, planner_told, share, spread_told
+from .words import (
+    conditions_told,
+    cut_told,
+    draft_told,
+    lossless_told,
+    number,
+    own_skipped,
+    planner_told,
+    share,
+    spread_told,
+)
 
 __all__ = ["as_page", "write_page"]
 
@@ -101,6 +111,8 @@ def _summary(report: Report) -> str:
             f'<p class="wrong">A partial report: the run was stopped after {len(report.cells)} of '
             f"{report.planned_cells} cells were begun.</p>"
         )
+    if cut := cut_told(report):
+        told.append(f'<p class="wrong">{cut[0].upper()}{cut[1:]}.</p>')
     told += [
         f'<p class="wrong">Modes that must write the same did not: {escape(each.described)}.</p>'
         for each in report.differences

@@ -67,6 +67,11 @@ class Sample:
     """What the device's own meter counted while the answer was written."""
 
     @property
+    def text(self) -> tuple[int, int, int]:
+        """Which of a cell's texts it is: prompt, run, device. Every mode writes each of them once."""
+        return self.prompt, self.run, self.device
+
+    @property
     def gaps_ms(self) -> list[float]:
         """See :attr:`foredraft_bench.metrics.Answer.gaps_ms`."""
         return [after - before for before, after in zip(self.arrived_ms, self.arrived_ms[1:], strict=False)]

@@ -8,10 +8,12 @@ from .figures import Spread
 
 __all__ = [
     "conditions_told",
+    "cut_told",
     "draft_told",
     "lossless_told",
     "number",
     "own_skipped",
+    "planner_excess",
     "planner_told",
     "share",
     "spread_told",
@@ -54,6 +56,20 @@ def conditions_told(cell: CellResult) -> str:
     return f"{asked}; for want of time only {cell.answered} of {planned} answers a mode"
 
 
+def cut_told(report: Report) -> str:
+    """What there was no time for, in words; empty if there was."""
+    missing, planned = report.left_out
+    return f"{missing} of {planned} texts a mode left out for want of time" if missing else ""
+
+
+def planner_excess(cell: CellResult) -> float | None:
+    """By how much of its time the planner was slower than the better of drafting ahead and the cloud alone."""
+    paces = {name: each.ms_per_token.median for name, each in cell.figures().items() if each.ms_per_token is not None}
+    if not {"auto", "ahead", BASELINE} <= paces.keys():
+        return None
+    return paces["auto"] / min(paces["ahead"], paces[BASELINE]) - 1.0
+
+
 def own_skipped(report: Report, cell: CellResult) -> list[tuple[str, str]]:
     """Our modes that were left out of a cell, with the reasons."""
     others = {told.name for told in report.peers}
@@ -81,9 +97,9 @@ def planner_told(cell: CellResult) -> str:
     mode = {"speculate": "edge and cloud together", "cloud": "the cloud alone"}.get(last.mode, last.mode)
     told = f"{figures.speculated:.0%} of the tokens came from speculation; at the end {mode}, because it believed: {last.reason}"
     paces = {name: each.ms_per_token.median for name, each in all_figures.items() if each.ms_per_token is not None}
-    if not {"auto", "ahead", BASELINE} <= paces.keys():
+    excess = planner_excess(cell)
+    if excess is None:
         return told
-    excess = paces["auto"] / min(paces["ahead"], paces[BASELINE]) - 1.0
     return (
         f"{told}. Measured: drafting ahead {paces['ahead']:.1f}, the cloud alone {paces[BASELINE]:.1f}, the planner "
         f"{paces['auto']:.1f} ms a token, {abs(excess):.0%} {'slower' if excess > 0 else 'faster'} than the better of both"

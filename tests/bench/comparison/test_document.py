@@ -139,6 +139,23 @@ def test_a_partial_report_says_so(report: Report) -> None:
     assert "Partial: 1 of 9" in as_markdown(report)
 
 
+def test_a_report_that_ran_out_of_time_says_so_although_every_cell_is_there(report: Report) -> None:
+    assert "for want of time" not in as_page(report) + as_markdown(report)
+    report.cells[0].runs, report.cells[0].prompts, report.cells[0].answered = 2, 3, 4
+    assert report.complete
+    for text in (as_page(report), as_markdown(report)):
+        assert re.search(r"2 of \d+ texts a mode left out for want of time", text.partition("lan, ")[0])
+
+
+def test_the_table_begins_with_a_line_for_each_cell(report: Report) -> None:
+    head = as_markdown(report).partition("\n## ")[0].splitlines()
+    for cell in report.cells:
+        speed_ups = cell.speed_ups()
+        (line,) = (line for line in head if line.startswith(f"| {cell.title} |"))
+        assert f"| {speed_ups['ahead'].median:.2f}× | {speed_ups['auto'].median:.2f}× |" in line
+        assert re.search(r"\| [+-]\d+\.\d% \|$", line)
+
+
 def test_a_report_of_nothing_can_be_shown(report: Report) -> None:
     report.cells = [CellResult("lan", "1 ms", 1.0, 16, 1, 1, 3)]
     assert "<table>" in as_page(report)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from foredraft_bench.comparison.figures import Spread, add_up, speed_up
@@ -82,6 +84,12 @@ def test_a_speed_up_is_taken_within_a_run() -> None:
     found = speed_up([sample(0, 10.0), sample(1, 20.0)], [sample(0, 20.0), sample(1, 40.0)])
     assert found == Spread(2.0, 2.0, 2.0)
     assert speed_up([sample(5, 10.0)], [sample(0, 20.0)]) is None
+
+
+def test_a_speed_up_sets_no_text_against_another() -> None:
+    baseline = [replace(sample(0, 10.0), prompt=0), replace(sample(0, 40.0), prompt=1)]
+    assert speed_up([replace(sample(0, 5.0), prompt=0)], baseline) == Spread(2.0, 2.0, 2.0)
+    assert speed_up([*baseline, replace(sample(0, 99.0), prompt=2)], baseline) == Spread(1.0, 1.0, 1.0)
 
 
 def test_costs_are_shared_by_the_tokens() -> None:
