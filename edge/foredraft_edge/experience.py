@@ -33,11 +33,14 @@ _LARGEST_BYTES = 1 << 20
 
 
 def experience_path() -> Path | None:
-    """The file, or ``None`` where nothing is to be kept."""
+    """The file, or ``None`` where nothing is to be kept, or where no such place can be."""
     named = os.environ.get("FOREDRAFT_EXPERIENCE", "")
     if named == "none":
         return None
-    return Path(named).expanduser() if named else cache_directory() / "planner.json"
+    try:
+        return Path(named).expanduser() if named else cache_directory() / "planner.json"
+    except RuntimeError:  # the home of a user whom nobody knows
+        return None
 
 
 class Experience:
@@ -84,6 +87,7 @@ class Experience:
             kept = json.loads(self._path.read_bytes())
             if kept["format"] != FORMAT:
                 return []
+            json.dumps(kept, allow_nan=False)  # what could not be written again is not believed either
             youngest = time.time()
             return [
                 entry
@@ -93,5 +97,5 @@ class Experience:
                 and isinstance(entry["pair"], str)
                 and 0 <= youngest - float(entry["at"]) <= OLDEST_S
             ]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return []

@@ -64,8 +64,25 @@ def test_the_file_stays_small_and_forgets_what_is_old(tmp_path: Path) -> None:
     assert Experience(path, f"tcp://{MOST + 4}:5555", "pair").recall() == ({}, False)
 
 
+OTHER = '{"format": 1, "entries": [{"learnt": {"a": %s}, "server": "a", "pair": "b", "at": %s}]}'
+
+
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", "null", '{"format": 2, "entries": []}', '{"format": 1}', "\x00\xff"]
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"format": 2, "entries": []}',
+        '{"format": 1}',
+        "\x00\xff",
+        "[" * 100_000,
+        OTHER % (1, "9" * 400),
+        OTHER % ("NaN", int(time.time())),
+        OTHER % ("1e999", int(time.time())),
+    ],
+    ids=lambda content: content[:20] if content.isascii() else None,
 )
 def test_a_broken_file_is_as_none_and_is_replaced(tmp_path: Path, content: str) -> None:
     path = tmp_path / "planner.json"
@@ -108,6 +125,8 @@ def test_nonsense_is_not_believed(learnt: dict[str, object], here: bool) -> None
 
 def test_where_the_file_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FOREDRAFT_EXPERIENCE", "none")
+    assert experience_path() is None
+    monkeypatch.setenv("FOREDRAFT_EXPERIENCE", "~nobody-of-that-name/planner.json")
     assert experience_path() is None
     monkeypatch.setenv("FOREDRAFT_EXPERIENCE", str(tmp_path / "mine.json"))
     assert experience_path() == tmp_path / "mine.json"

@@ -67,8 +67,14 @@ class NgramDrafter(Text):
 
     def _drop(self, length: Position) -> None:
         kept = min(length, self._indexed)
-        for end in range(self._indexed, kept, -1):
-            for size in self._lengths:
-                if size <= end:
-                    self._seen[tuple(self._text[end - size : end])].pop()
+        if not kept:
+            self._seen.clear()
+        else:
+            for end in range(self._indexed, kept, -1):
+                for size in self._lengths:
+                    if size <= end:
+                        words = tuple(self._text[end - size : end])
+                        self._seen[words].pop()
+                        if not self._seen[words]:  # or it would be kept for as long as the drafter
+                            del self._seen[words]
         self._indexed = kept

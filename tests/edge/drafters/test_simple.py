@@ -41,6 +41,17 @@ def test_ngram_is_surer_of_longer_matches() -> None:
     assert sureness[0] < sureness[-1] < 1.0
 
 
+def test_ngram_keeps_nothing_of_texts_that_are_over() -> None:
+    drafter = NgramDrafter()
+    for number in range(5):
+        drafted(drafter, [*range(1000 * number, 1000 * number + 100), 1000 * number, 1000 * number + 1], 8)
+        drafter.rewind(50)
+        assert list(drafter.draft(1, GREEDY)) == []
+        assert len(drafter._seen) <= 3 * 50
+    drafter.close()
+    assert not drafter._seen
+
+
 def test_ngram_refuses_senseless_lengths() -> None:
     with pytest.raises(UsageError, match="3 to 2"):
         NgramDrafter(longest=2, shortest=3)
