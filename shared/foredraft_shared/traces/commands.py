@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ..errors import UsageError
 from ..transports.recording import write_recording
@@ -80,7 +81,8 @@ def _read(file: Path) -> Trace:
 
 
 def _table(total: Summary) -> Table:
-    table = Table(title=f"{total.kind}: {total.tokens} tokens in {total.rounds} rounds", title_justify="left")
+    title = Text(f"{total.kind}: {total.tokens} tokens in {total.rounds} rounds")
+    table = Table(title=title, title_justify="left")
     table.add_column("what the caller waited for")
     for column in ("ms / round", "ms / token", "share"):
         table.add_column(column, justify="right")

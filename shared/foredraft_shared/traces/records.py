@@ -10,6 +10,7 @@ A field that is ``None`` (or missing from the line) did not happen or is not kno
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
 
@@ -92,8 +93,6 @@ class RoundRecord:
     # --- the planner
     decision: str = ""
     """``speculate``, ``cloud`` or ``edge``."""
-    draft_limit: int | None = None
-    """How many tokens the planner allowed."""
     reason: str = ""
     """Why, in the planner's words."""
 
@@ -122,6 +121,8 @@ _Record: TypeAlias = TraceHeader | RoundRecord
 _HEADER_FIELDS = tuple(item.name for item in fields(TraceHeader))
 _ROUND_FIELDS = tuple(item.name for item in fields(RoundRecord))
 _HINT_FIELDS = tuple(item.name for item in fields(HintRecord))
+_LARGEST = 1 << 63
+"""No whole number of a trace comes near it; beyond, sums would not fit into what they are shown as."""
 
 
 def _scalar(value: Any) -> Any:
@@ -156,7 +157,16 @@ def decode_header(line: bytes) -> TraceHeader:
     loaded = _object(line)
     if not isinstance(loaded.get("format"), int):
         raise Malformed("not the header of a trace: it names no format.")
-    return TraceHeader(**{name: loaded[name] for name in _HEADER_FIELDS if name in loaded})
+    labels = loaded.get("labels", {})
+    try:
+        if not isinstance(labels, dict):
+            raise TypeError("labels")
+        for label in (*labels.keys(), *labels.values()):
+            _check("labels", "str", label)
+        known = _known(TraceHeader, {name: value for name, value in loaded.items() if name != "labels"})
+    except TypeError as error:
+        raise Malformed(f"not the header of a trace: {error} is of the wrong kind.") from None
+    return TraceHeader(**known, labels=labels)
 
 
 def decode_round(line: bytes) -> RoundRecord:
@@ -166,12 +176,45 @@ def decode_round(line: bytes) -> RoundRecord:
         Malformed: the line is not a round; says why.
     """
     loaded = _object(line)
+    hints = loaded.pop("hints", [])
     try:
-        known = {name: loaded[name] for name in _ROUND_FIELDS if name in loaded}
-        known["hints"] = [HintRecord(**{name: hint[name] for name in _HINT_FIELDS}) for hint in known.get("hints", [])]
-        return RoundRecord(**known)
-    except (TypeError, KeyError) as error:
+        if not isinstance(hints, list) or not all(isinstance(hint, dict) for hint in hints):
+            raise TypeError("hints")
+        return RoundRecord(
+            **_known(RoundRecord, loaded), hints=[HintRecord(**_known(HintRecord, hint)) for hint in hints]
+        )
+    except TypeError as error:
         raise Malformed(f"not a round: a field is missing or of the wrong kind ({error}).") from None
+
+
+def _known(kind: type[TraceHeader | RoundRecord | HintRecord], loaded: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the values that ``kind`` has fields for.
+
+    Raises:
+        TypeError: one is of another kind than its field.
+    """
+    known = {}
+    for item in fields(kind):
+        if item.name in loaded:
+            value = loaded[item.name]
+            if value is not None or "None" not in str(item.type):
+                _check(item.name, str(item.type).removesuffix(" | None"), value)
+            known[item.name] = value
+    return known
+
+
+def _check(name: str, kind: str, value: Any) -> None:
+    """What a file holds must be what a writer writes: a number that can be added up, a text that can be written."""
+    if kind == "bool":
+        right = isinstance(value, bool)
+    elif kind == "int":
+        right = type(value) is int and -_LARGEST < value < _LARGEST
+    elif kind == "float":
+        right = type(value) in (int, float) and -_LARGEST < value < _LARGEST  # which is false of what is no number
+    else:
+        right = isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
+    if not right:
+        raise TypeError(name)
 
 
 def _object(line: bytes) -> dict[str, Any]:

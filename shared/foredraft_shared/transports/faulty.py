@@ -254,6 +254,9 @@ class FaultyListener:
         self._flush()
         return True
 
+    def take_messages_of(self, longest: int) -> None:
+        self.inner.take_messages_of(longest)
+
     def wake(self) -> None:
         self._woken = True
         self.inner.wake()

@@ -138,6 +138,22 @@ def test_numbers_of_array_libraries_are_numbers(tmp_path: Path) -> None:
         (b'{"format": 1}\n{"session": "a", "round": 1, "hints": [{}]}\n', "line 2"),
         (b'{"format": 1}\n{"session": "a", "round": 1, "hints": [3]}\n', "line 2"),
         (b"\xff\xfe\n", "its first line is not JSON"),
+        (b'{"format": 1, "foredraft": 2}\n', "foredraft is of the wrong kind"),
+        (b'{"format": 1, "labels": {"model": 2}}\n', "labels is of the wrong kind"),
+        *(
+            (b'{"format": 1}\n{"session": "a", "round": 1, %s}\n' % field, "line 2 .* of the wrong kind")
+            for field in (
+                b'"sent_at_us": "x"',
+                b'"overhead_us": null',
+                b'"committed": true',
+                b'"token": 1.5',
+                b'"bytes_up": 1' + b"0" * 400,
+                b'"kind": "\\ud800"',
+                b'"guess_hit": 1',
+                b'"hints": 3',
+                b'"hints": [{"at_us": 1, "exit_layer": 1, "accepted": 1, "token": 1, "confidence": NaN}]',
+            )
+        ),
     ],
 )
 def test_what_is_no_trace_is_named(tmp_path: Path, content: bytes, words: str) -> None:
@@ -276,6 +292,12 @@ def test_commands(tmp_path: Path) -> None:
     assert shown.returncode == 0, shown.stderr
     assert "the last line is cut short" in " ".join(shown.stderr.split())
     assert "7 tokens in 2 rounds" in shown.stdout
+
+
+def test_what_a_trace_calls_its_rounds_is_no_markup(tmp_path: Path) -> None:
+    shown = foredraft("summary", str(write(tmp_path / "trace.jsonl", [RoundRecord("a", 1, "[/x]", committed_at_us=1)])))
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "[/x]: 0 tokens" in shown.stdout
 
 
 def test_export_never_overwrites_the_trace(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from foredraft_shared.clock import ManualClock
 from foredraft_shared.errors import Diverged, LinkLost, StaleVerdict
 from foredraft_shared.ledger import EMPTY_DIGEST, Ledger, Relation, extend_digest
 from foredraft_shared.messages import Draft, NeedResume, Open, Ping, Pong, Resume, Verdict
+from foredraft_shared.transports.base import Listener
 from foredraft_shared.transports.faulty import Faults, FaultyListener, FaultyTransport
 from foredraft_shared.transports.memory import MemoryListener, MemoryNetwork
 
@@ -135,6 +136,18 @@ def test_wake_reaches_a_faulty_listener() -> None:
     began = time.monotonic()
     assert listener.receive(5) is None
     assert time.monotonic() - began < 2
+
+
+def test_a_faulty_listener_refuses_long_messages_as_the_one_that_works() -> None:
+    network = MemoryNetwork()
+    listener: Listener = FaultyListener(network.listen(), Faults())
+    listener.take_messages_of(40)
+    edge = network.connect()
+    edge.send(Open(SESSION, tuple(range(100))))
+    assert listener.receive(0) is None
+    edge.reconnect()
+    edge.send(Ping(1))
+    assert listener.receive(1) is not None
 
 
 # --- a small protocol over a terrible network
