@@ -20,8 +20,9 @@ from foredraft_shared.models.config import ModelConfig
 
 from .foresight import Foresight
 
-__all__ = ["StoredHead", "StoredHeads", "damaged", "foresight_of", "layers_of", "stored_heads"]
+__all__ = ["StoredHead", "StoredHeads", "damaged", "foresight_of", "head_tokens", "layers_of", "stored_heads"]
 
+_CURE = "train its exits again"
 _TENSOR = re.compile(r"exits\.([1-9][0-9]{0,3})\.(.+)", re.ASCII)
 
 
@@ -48,7 +49,7 @@ class StoredHeads:
     heads: Mapping[int, StoredHead]  # by layer, ascending
 
 
-def damaged(artifact: Artifact, reason: object, cure: str = "train its exits again") -> ModelDamaged:
+def damaged(artifact: Artifact, reason: object, cure: str = _CURE) -> ModelDamaged:
     """The error that says so."""
     return ModelDamaged(f"{artifact.path} is damaged ({str(reason).rstrip('.')}); {cure}.")
 
@@ -87,7 +88,7 @@ def stored_heads(artifact: Artifact, config: ModelConfig, weights: Mapping[str, 
         if reason is not None:
             raise damaged(artifact, reason)
         heads[layer] = StoredHead({name: np.ascontiguousarray(each, np.float32) for name, each in found.items()}, facts)
-    return StoredHeads(_tokens(artifact, config), heads)
+    return StoredHeads(head_tokens(artifact, config), heads)
 
 
 def foresight_of(artifact: Artifact, head: StoredHead) -> Foresight:
@@ -104,6 +105,23 @@ def foresight_of(artifact: Artifact, head: StoredHead) -> Foresight:
         raise damaged(artifact, error, cure) from None
     except UsageError as error:
         raise UsageError(f"{artifact.path} does not fit this version ({error}); {cure}.") from None
+
+
+def head_tokens(artifact: Artifact, config: ModelConfig, cure: str = _CURE) -> NDArray[np.int64]:
+    """``head.tokens`` of any artifact for a target of this configuration.
+
+    Raises:
+        ModelDamaged: they are missing, or not ascending ids of the target.
+    """
+    tokens = artifact.tensors.get("head.tokens")
+    if tokens is None:
+        raise damaged(artifact, "it lacks head.tokens", cure)
+    if tokens.ndim != 1 or not len(tokens) or not np.issubdtype(tokens.dtype, np.integer):
+        raise damaged(artifact, "head.tokens is no list of ids", cure)
+    tokens = tokens.astype(np.int64)
+    if (np.diff(tokens) <= 0).any() or tokens[0] < 0 or tokens[-1] >= config.vocabulary:
+        raise damaged(artifact, f"head.tokens are not ascending ids from 0 to {config.vocabulary - 1}", cure)
+    return tokens
 
 
 def _named(artifact: Artifact) -> Iterator[tuple[int, str, NDArray[Any]]]:
@@ -155,18 +173,6 @@ def _shapes(
         optional = {"attn.q.bias": (queries,), "attn.o.bias": (hidden,), "attn.q_norm.weight": (config.head_dim,)}
         shapes |= {name: shape for name, shape in optional.items() if f"layers.{layer}.{name}" in weights}
     return shapes
-
-
-def _tokens(artifact: Artifact, config: ModelConfig) -> NDArray[np.int64]:
-    if "head.tokens" not in artifact.tensors:
-        raise damaged(artifact, "it lacks head.tokens")
-    tokens = artifact.tensors["head.tokens"]
-    if tokens.ndim != 1 or not len(tokens) or not np.issubdtype(tokens.dtype, np.integer):
-        raise damaged(artifact, "head.tokens is no list of ids")
-    tokens = tokens.astype(np.int64)
-    if (np.diff(tokens) <= 0).any() or tokens[0] < 0 or tokens[-1] >= config.vocabulary:
-        raise damaged(artifact, f"head.tokens are not ascending ids from 0 to {config.vocabulary - 1}")
-    return tokens
 
 
 def _listed(layers: Mapping[Any, object]) -> str:

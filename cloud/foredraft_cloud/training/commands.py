@@ -178,7 +178,7 @@ def draft_command(
         save_artifact,
     )
 
-    from .drafts import DraftModel
+    from .drafts import DraftModel, begun_as
     from .fitting import FitOptions, acceptance, fit, rounded
     from .shards import read_texts
     from .texts import data_facts, split_by_prompt, sub_vocabulary
@@ -201,10 +201,7 @@ def draft_command(
         tokens = sub_vocabulary(texts, model.config.vocabulary, min(vocabulary, model.config.vocabulary), stop)
     else:
         before_that.check(model)
-        if not {"trained_layers", "began_as"} <= before_that.facts.keys() or "head.tokens" not in before_that.tensors:
-            raise UsageError(f"{earlier} does not say how it was trained; begin anew, without --from.")
-        tokens = before_that.tensors["head.tokens"].astype("int64")
-        frozen, copied = before_that.facts["trained_layers"][0], before_that.facts["began_as"]
+        frozen, copied, tokens = begun_as(before_that, model.config)
         asked |= prompt_hashes(before_that)
     draft = DraftModel(
         model,
@@ -220,7 +217,7 @@ def draft_command(
     if before_that is None:
         explained = draft.fit_head(texts)
     else:
-        draft.take(before_that.tensors)
+        draft.go_on_from(before_that)
     before = acceptance(draft, held_out, limit=80)
     answered = sum(text.answered for text in texts)
     console.print(

@@ -9,6 +9,7 @@ draft is of some use before the first step.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,16 +19,33 @@ from torch import Tensor
 
 from foredraft_shared.errors import UsageError
 from foredraft_shared.models import Model
+from foredraft_shared.models.artifacts import Artifact
+from foredraft_shared.models.config import ModelConfig
 
+from ..stored_heads import damaged, head_tokens
 from .learner import Learner
 from .network import Network, layer_weights, tensor
 from .shards import Text
 from .texts import batch_of, batches
 
-__all__ = ["DraftModel"]
+__all__ = ["DraftModel", "begun_as"]
 
+_CURE = "begin anew, without --from"
 _PREPARED = 6144
 """Positions that go through the trunk at a time."""
+
+
+def begun_as(artifact: Artifact, config: ModelConfig) -> tuple[int, list[int], NDArray[np.int64]]:
+    """Of a trained draft: ``frozen``, ``layers`` and ``tokens`` of :class:`DraftModel`.
+
+    Raises:
+        ModelDamaged: it does not say.
+    """
+    shape: list[Any] = [artifact.facts.get(name) for name in ("trained_layers", "began_as")]
+    if not all(isinstance(found, list) and found and all(type(each) is int for each in found) for found in shape):
+        raise damaged(artifact, "it does not say how it was trained", _CURE)
+    (frozen, *_), copied = shape
+    return frozen, copied, head_tokens(artifact, config, _CURE)
 
 
 class DraftModel(Learner):
@@ -143,6 +161,17 @@ class DraftModel(Learner):
         self.parameters["head.weight"] = self.parameters["head.weight"] @ best.T
         self.refresh()
         return 1 - float(residual)
+
+    def go_on_from(self, artifact: Artifact) -> None:
+        """Begin as that draft, which :func:`begun_as` has told the shape of.
+
+        Raises:
+            ModelDamaged: it lacks a tensor, or holds what is none.
+        """
+        try:
+            self.take(artifact.tensors)
+        except ValueError as error:
+            raise damaged(artifact, error, _CURE) from None
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """What an artifact of this draft holds: the trained tensors, and the tokens of the head."""

@@ -60,8 +60,14 @@ class Learner:
 
     @torch.no_grad()
     def take(self, tensors: Mapping[str, NDArray[np.float32]]) -> None:
-        """Go on from what an artifact holds of such a one: by name, each of the shape that it has here."""
+        """Go on from what an artifact holds of such a one.
+
+        Raises:
+            ValueError: a tensor is missing, of another shape, or no number; says which.
+        """
         for name, value in self.parameters.items():
+            if name not in tensors or tensors[name].shape != value.shape or not np.isfinite(tensors[name]).all():
+                raise ValueError(f"{name} is missing, or not what it should be")
             value.copy_(torch.from_numpy(np.asarray(tensors[name], np.float32)))
         self.refresh()
 

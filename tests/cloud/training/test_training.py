@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -382,6 +383,33 @@ def test_a_draft_is_gone_on_with(model: Model, collected: Path, tmp_path: Path) 
     assert prompt_hashes(after) == prompt_hashes(before)
     for name, value in before.tensors.items():
         np.testing.assert_allclose(after.tensors[name], value, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("facts", "tensors", "said"),
+    [
+        ({}, {}, "does not say how it was trained"),
+        ({"trained_layers": [], "began_as": [1]}, {}, "does not say how it was trained"),
+        ({"trained_layers": [1], "began_as": "1"}, {}, "does not say how it was trained"),
+        (None, {"head.tokens": np.array([-1, 5], np.int32)}, "not ascending ids"),
+        (None, {"head.tokens": np.array([5, 10**6], np.int32)}, "not ascending ids"),
+        (None, {"head.weight": np.ones((3, 3), np.float32)}, "head.weight is missing, or not what it should be"),
+        (None, {"norm.weight": np.full(64, np.nan, np.float32)}, "norm.weight is missing, or not what it should be"),
+    ],
+)
+def test_a_damaged_draft_is_not_gone_on_with(
+    facts: dict[str, Any] | None, tensors: dict[str, Any], said: str, model: Model, collected: Path, tmp_path: Path
+) -> None:
+    made = DraftModel(model, frozen=1, layers=[1], tokens=np.arange(5, 9), device=torch.device("cpu"))
+    whole: dict[str, Any] = {"trained_layers": [1], "began_as": [1]}
+    path = tmp_path / "first.safetensors"
+    save_artifact(path, "draft", model, made.arrays() | tensors, whole if facts is None else facts)
+    common = ["--target", str(model.path), "--dtype", "float32", "--data", str(collected), "--validation", "0.2"]
+    more = ["--from", str(path), "--minutes", "0.01", "--out", str(tmp_path / "second.safetensors")]
+    failed = CliRunner().invoke(train, ["draft", *common, *more])
+    assert isinstance(failed.exception, ModelDamaged)
+    assert re.search(rf"first\.safetensors is damaged \(.*{said}", str(failed.exception))
+    assert str(failed.exception).endswith("; begin anew, without --from.")
 
 
 def test_stopping_leaves_an_artifact_that_can_be_used(
