@@ -132,11 +132,11 @@ def measure_floor(
 
     from foredraft_cloud.decoder import load_target
     from foredraft_cloud.target import Run
-    from foredraft_shared.kernels.library import PASSES, library
+    from foredraft_shared.kernels.library import library
 
     prompt = tuple(range(1, cached + 1))
     kinds: dict[tuple[str, str, int], Callable[[], object]] = {}
-    by = ["torch"] if library(*PASSES) is None else ["compiled", "torch"] if in_torch else ["compiled"]
+    by = ["torch"] if library() is None else ["compiled", "torch"] if in_torch else ["compiled"]
 
     def add(dtype: str, kernels: str) -> None:
         target = load_target(

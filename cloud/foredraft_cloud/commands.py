@@ -44,8 +44,8 @@ def serve(
     compiled: Annotated[
         bool,
         typer.Option(
-            help="Compute passes in kernels compiled for this processor, where it has AVX-512, VNNI and bfloat16 and there "
-            "is a C++ compiler; in torch otherwise."
+            help="Compute passes in kernels compiled for this processor, where it has AVX2 or is a 64-bit ARM and there is "
+            "a C++ compiler; in torch otherwise."
         ),
     ] = True,
     context: Annotated[int | None, typer.Option(help="Longest session in tokens; by default the model's own.")] = None,

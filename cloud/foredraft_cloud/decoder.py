@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from foredraft_shared.errors import UsageError
-from foredraft_shared.kernels.library import PASSES, library, missing
+from foredraft_shared.kernels.library import library, missing
 from foredraft_shared.models.artifacts import Artifact
 from foredraft_shared.models.config import ModelConfig
 
@@ -300,7 +300,7 @@ def load_target(
 
 
 def _kernels() -> ctypes.CDLL | None:
-    found, lack = library(*PASSES), missing(*PASSES)
+    found, lack = library(), missing()
     if lack is not None:
         tell = _log.warning if lack.cure else _log.info
         tell("passes in torch, slower than in compiled kernels", reason=lack.reason, cure=lack.cure or None)

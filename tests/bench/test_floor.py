@@ -12,7 +12,7 @@ import torch
 from foredraft_bench import floor
 from foredraft_bench.engine import engine
 from foredraft_bench.floor import RandomModel, measure_floor, product_weights
-from foredraft_shared.kernels.library import PASSES, library
+from foredraft_shared.kernels.library import library
 
 TINY = replace(
     RandomModel().config, layers=2, hidden=96, heads=3, kv_heads=1, head_dim=32, feed_forward=160, vocabulary=320
@@ -44,7 +44,7 @@ def test_every_arithmetic_and_number_of_rows_has_its_ratios() -> None:
         ("bfloat16", 1), ("bfloat16", 3), ("w8a8", 1), ("w8a8", 3)
     ]  # fmt: skip
     assert [each.of_bfloat16 for each in timed[:2]] == [1.0, 1.0]
-    assert {each.kernels for each in timed} == {"torch" if library(*PASSES) is None else "compiled"}
+    assert {each.kernels for each in timed} == {"torch" if library() is None else "compiled"}
     assert timed[0].floor_ms == pytest.approx(2 * timed[2].floor_ms)
     for each in timed:
         assert each.over_floor == pytest.approx(each.median_ms / each.floor_ms)
@@ -53,7 +53,7 @@ def test_every_arithmetic_and_number_of_rows_has_its_ratios() -> None:
         )
 
 
-@pytest.mark.skipif(library(*PASSES) is None, reason="no compiled kernels on this machine")
+@pytest.mark.skipif(library() is None, reason="no compiled kernels on this machine")
 def test_passes_in_torch_are_timed_beside_compiled_ones() -> None:
     threads = torch.get_num_threads()
     timed = measure_floor(

@@ -10,7 +10,7 @@ from decoder_models import MODELS, scores, tiny_model
 
 from foredraft_cloud.decoder import DecoderTarget, load_target
 from foredraft_cloud.target import Run
-from foredraft_shared.kernels.library import PASSES, library
+from foredraft_shared.kernels.library import library
 
 CASES = [
     ("llama", "float32", 1, "torch"),
@@ -34,7 +34,7 @@ CASES = [
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(map(str, case)))
 def target(request: pytest.FixtureRequest) -> Iterator[DecoderTarget]:
     name, dtype, threads, kernels = request.param
-    if kernels == "compiled" and library(*PASSES) is None:
+    if kernels == "compiled" and library() is None:
         pytest.skip("no compiled kernels on this machine")
     before = torch.get_num_threads()
     yield load_target(

@@ -21,10 +21,10 @@ from foredraft_cloud.target import Run
 from foredraft_cloud.trained_heads import TrainedHead
 from foredraft_cloud.transformer import Transformer
 from foredraft_shared.errors import ForedraftError, ModelDamaged
-from foredraft_shared.kernels.library import PASSES, library
+from foredraft_shared.kernels.library import library
 
 TEXT = tuple(torch.randint(0, 320, (330,), generator=torch.Generator().manual_seed(3)).tolist())
-needs_kernels = pytest.mark.skipif(library(*PASSES) is None, reason="no compiled kernels on this machine")
+needs_kernels = pytest.mark.skipif(library() is None, reason="no compiled kernels on this machine")
 
 
 # --- arithmetic

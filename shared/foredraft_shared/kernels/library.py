@@ -23,7 +23,6 @@ from ..errors import UsageError
 from ..models.cache import cache_directory
 
 __all__ = [
-    "PASSES",
     "Exit",
     "Kind",
     "Layer",
@@ -68,8 +67,6 @@ _SETS = {
 }
 _WORTH_IT = tuple(name for name in _SETS if name != "generic")
 """Best first. The other is for tests: any processor has it, but is quicker without."""
-PASSES = ("amx", "avx512")
-"""The sets that have the products of the cloud's passes. In bfloat16 their bits differ, as they do from torch's."""
 _NONE = "none"
 _ASKED = "FOREDRAFT_KERNELS"
 
@@ -153,7 +150,8 @@ def library(*wanted: str) -> ctypes.CDLL | None:
 
     Args:
         wanted: sets of instructions that will do, best first; by default all that are worth it, or the one that
-            ``FOREDRAFT_KERNELS`` names. A draft has the same bits in all.
+            ``FOREDRAFT_KERNELS`` names. What they compute has the same bits in all, but for passes in bfloat16 in
+            ``amx``.
 
     Raises:
         UsageError: ``FOREDRAFT_KERNELS`` names none.

@@ -3,10 +3,9 @@
 #pragma once
 
 #include "blocks.h"
-#if defined(FOREDRAFT_AMX)
-#include "tiles.h"
-#elif defined(FOREDRAFT_AVX512)
 #include "passes.h"
+#ifdef FOREDRAFT_AMX
+#include "tiles.h"
 #endif
 
 namespace {
@@ -20,10 +19,10 @@ void multiply(const Product &product, int64_t count, const char *rows, const flo
 #pragma omp for schedule(dynamic)
   for (int64_t index = 0; index < panels; ++index) {
     switch (product.kind) {
-#if defined(FOREDRAFT_AMX)
+#ifdef FOREDRAFT_AMX
       case kBfloat16: tile_panel_of_all<Bfloat16>(product, index, count, rows, scales, out, add); break;
       case kInt8: tile_panel_of_all<Int8>(product, index, count, rows, scales, out, add); break;
-#elif defined(FOREDRAFT_AVX512)
+#else
       case kBfloat16: panel_of_all<Bfloat16>(product, index, count, rows, scales, out, add); break;
       case kInt8: panel_of_all<Int8>(product, index, count, rows, scales, out, add); break;
 #endif
@@ -35,9 +34,7 @@ void multiply(const Product &product, int64_t count, const char *rows, const flo
 
 // A row as the product takes it: bfloat16, eight bits with a scale, or blocks.
 void narrow(const Product &product, const float *row, char *bytes, float *scale) {
-#ifdef FOREDRAFT_AVX512
   if (product.kind < kBlocks8) return narrow_whole(product, row, bytes, scale);
-#endif
   narrow_to_blocks(row, product.inputs, reinterpret_cast<RowBlock *>(bytes));
 }
 

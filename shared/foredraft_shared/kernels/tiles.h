@@ -80,10 +80,9 @@ void tile_panel(const Product &product, int64_t index, int64_t count, int64_t fr
   _tile_stored(3, sums[0] + 192, kPanel * 4);
   for (int64_t j = 0; j < kVectors; ++j) {
     const int64_t column = first + j * kLanes;
-    const __mmask16 mask = lanes(product.outputs - column);
     const auto start = Kind::start(product, column);
     for (int64_t row = fresh; row < count; ++row) {
-      const __m512 result = Kind::result(product, column, mask, Kind::added(start, sums[row] + 64 * j), scales[row]);
+      const Floats result = Kind::result(product, column, Kind::added(start, sums[row] + 64 * j), scales[row]);
       store_result(product, column, result, out + row * product.outputs, add);
     }
   }

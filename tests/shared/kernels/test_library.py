@@ -67,19 +67,17 @@ def test_a_processor_gets_the_best_it_and_the_compiler_know(
     (file,) = (tmp_path / "cache" / "kernels").iterdir()
     assert file.name.startswith(f"{best}-")
     assert set(c._SETS[best].flags) < set(file.read_text().split())
-    assert c.library(*c.PASSES) is None
 
 
 def test_tiles_where_processor_compiler_and_system_have_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(c, "_processor", lambda: frozenset(SAPPHIRE_RAPIDS.split()))
     make_compiler(tmp_path, monkeypatch, unknown="-mamx")
     assert c.instruction_set() == "avx512"
-    assert c.library(*c.PASSES) == c.library()
 
     c._found.cache_clear()
     make_compiler(tmp_path, monkeypatch, unknown="avx3")
     assert c.instruction_set() == "amx"
-    file = Path(str(c.library(*c.PASSES)))
+    file = Path(str(c.library()))
     assert {"-mamx-tile", "-mamx-bf16", "-mamx-int8", "-mavx512bf16"} < set(file.read_text().split())
 
     def refused(library: Path) -> Path:  # an old Linux, or one that was told to
@@ -92,9 +90,9 @@ def test_tiles_where_processor_compiler_and_system_have_them(monkeypatch: pytest
     assert c.instruction_set() == "avx512"
 
 
-def test_passes_say_what_they_lack(compiler: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sets_that_are_wanted_and_lacking_are_told(compiler: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(c, "_processor", lambda: frozenset(ALDER_LAKE.split()))
-    lack = c.missing(*c.PASSES)
+    lack = c.missing("amx", "avx512")
     assert lack is not None
     assert lack.reason.startswith("this processor lacks avx512f, ")
     assert not lack.cure
@@ -112,7 +110,7 @@ def test_a_set_can_be_asked_for(compiler: Path, monkeypatch: pytest.MonkeyPatch,
     for name in ("avx2", "generic"):
         monkeypatch.setenv("FOREDRAFT_KERNELS", name)
         assert c.instruction_set() == name
-        lack = c.missing(*c.PASSES)
+        lack = c.missing("amx", "avx512")
         assert lack is not None
         assert lack.reason == f"FOREDRAFT_KERNELS is {name}, and these need amx or avx512"
     assert len(list((tmp_path / "cache" / "kernels").iterdir())) == 2
