@@ -15,7 +15,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +27,7 @@ from foredraft_devices import probe
 from foredraft_shared.errors import LinkLost, PromptTooLong, UsageError
 from foredraft_shared.messages import SamplingParams, TokenId, Welcome
 from foredraft_shared.models import Tokenizer, open_model
+from foredraft_shared.models.catalogue import CATALOGUE
 from foredraft_shared.otel import provider_from_environment
 from foredraft_shared.traces import RoundRecord
 from foredraft_shared.transports.base import Transport
@@ -44,6 +45,7 @@ from .saved import SavedText, SessionFile, ledger_of, load_text, take_up
 from .stream import Generation, TokenStream, standing, write_alone
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider as OwnTraces
     from opentelemetry.trace import TracerProvider
 
 __all__ = ["Client", "Prompt", "RequestMode"]
@@ -65,7 +67,8 @@ class Client:
         address: of the server, such as ``tcp://192.0.2.7:5555``; ``None`` for mode ``edge`` only.
         draft: a drafter, or what :func:`~foredraft_edge.drafters.load_drafter` takes (``"auto"``, ``"ngram"``,
             ``"draft:smollm2-135m"``…), or ``None`` to leave everything to the cloud.
-        tokenizer: model whose tokenizer to use; by default that of ``draft``, else the server's model by its name.
+        tokenizer: model whose tokenizer to use; by default that of ``draft``, else that of the server's model, if
+            foredraft's catalogue knows it by the name that the server gives.
         transport: in place of ``address``, for tests.
         connect_timeout_s: how long the server may take to answer the greeting.
         tracer_provider: of OpenTelemetry; by default what the standard OTEL_* variables ask for, if anything.
@@ -77,6 +80,7 @@ class Client:
         NotEnrolled, ServerKeyMismatch: the server does not let this device in, or is not the one it enrolled with.
         VocabularyMismatch: draft and target do not share a vocabulary.
         ModelNotFound, ModelDamaged, ModelUnsupported, BackendMissing: the draft cannot be used.
+        UsageError: neither the draft nor the server's model tells the tokenizer.
     """
 
     def __init__(
@@ -93,8 +97,11 @@ class Client:
         threads: int = 1,
         tracer_provider: TracerProvider | None = None,
     ) -> None:
-        self._own_traces = provider_from_environment("foredraft-edge") if tracer_provider is None else None
-        self._traces = tracer_provider or self._own_traces
+        self._own_traces: OwnTraces | None = None
+        self._traces = tracer_provider
+        self._closed = False
+        self._asked: tuple[int, int] | None = None
+        """Tokens in front of the text that is being written, and how many it may get."""
         self._lock = threading.Lock()
         self._writing_thread: int | None = None
         self._epoch = 0
@@ -103,13 +110,15 @@ class Client:
         self.link: Link | None = None
         self._tokenizer: Tokenizer | None = None
         self.drafter: Drafter | None = None
-        if isinstance(tokenizer, Tokenizer):
-            self._tokenizer = tokenizer
-        elif tokenizer is not None:
-            self._tokenizer = open_model(tokenizer, offline=offline).tokenizer
         if not isinstance(draft, str | Path):
             self.drafter = draft
         try:
+            if tracer_provider is None:
+                self._traces = self._own_traces = provider_from_environment("foredraft-edge")
+            if isinstance(tokenizer, Tokenizer):
+                self._tokenizer = tokenizer
+            elif tokenizer is not None:
+                self._tokenizer = open_model(tokenizer, offline=offline).tokenizer
             if transport is not None or address is not None:
                 self.link = self._connect(address, transport, device)
                 try:
@@ -117,13 +126,21 @@ class Client:
                 except LinkLost:
                     if require_server:
                         raise
-            target = self.welcome.model if self.welcome else None
+            # A name of the catalogue means the same everywhere; a path or a name of the hub, only where it was typed.
+            name = self.welcome.model.lower() if self.welcome else ""
+            target = name if name in CATALOGUE else None
             if isinstance(draft, str | Path):
                 self._load(draft, target, offline, threads)
             if self._tokenizer is None and target is not None:
                 self._tokenizer = open_model(target, offline=offline).tokenizer
+            if self.link is not None:
+                self.link.identify(self._fingerprint)
             if self.welcome is not None:
-                check_tokens(self.welcome, self.drafter, self._tokenizer)
+                if self._tokenizer is None:
+                    raise UsageError(
+                        "the server's tokenizer is needed here: name its model with --tokenizer MODEL (tokenizer=… of Client)."
+                    )
+                self._check(self.welcome)
             self._planners = Planners(
                 self.link, drafts=self.drafter is not None, experience=self._experience(address, draft)
             )
@@ -158,10 +175,31 @@ class Client:
 
             assert address is not None
             transport = ZmqTransport(address, secure=secure_for(address))
-        fingerprint = self._tokenizer.fingerprint if self._tokenizer else ""
+        return Link(
+            transport,
+            where=address or "the server",
+            fingerprint=self._fingerprint,
+            device=device or probe().name,
+            check=self._check,
+        )
+
+    @property
+    def _fingerprint(self) -> str:
+        """Of the tokenizer that this device means, as far as it is known."""
         if self.drafter is not None and self.drafter.vocabulary:
-            fingerprint = self.drafter.vocabulary
-        return Link(transport, where=address or "the server", fingerprint=fingerprint, device=device or probe().name)
+            return self.drafter.vocabulary
+        return self._tokenizer.fingerprint if self._tokenizer else ""
+
+    def _check(self, welcome: Welcome) -> None:
+        """Whether texts can be written with this server, which may have answered only in the middle of one.
+
+        Raises:
+            VocabularyMismatch: its token ids mean something else.
+            PromptTooLong: the text that is being written does not fit its model.
+        """
+        check_tokens(welcome, self.drafter, self._tokenizer)
+        if self._asked is not None:
+            _check_room(welcome, *self._asked)
 
     # --- what it offers
 
@@ -236,16 +274,14 @@ class Client:
             UsageError, PromptTooLong, InvalidSampling: at once; the first also if ``lossy`` and the server do not agree.
             LinkLost, ServerRefused, DeadlineMissed, ModelChanged: while iterating.
         """
+        self._check_open()
         deadline_ns = _deadline_ns(deadline_ms)
         if max_tokens < 1:
             raise UsageError(f"max_tokens is {max_tokens}; ask for at least one.")
         params = SamplingParams(temperature, top_k, top_p, min_p, seed)
         tokens = self.encode(prompt)
-        if self.welcome is not None and len(tokens) + max_tokens > self.welcome.context:
-            raise PromptTooLong(
-                f"the prompt has {len(tokens)} tokens and {max_tokens} more were asked for, but the model's context is "
-                f"{self.welcome.context}; shorten the prompt or lower max_tokens."
-            )
+        if self.welcome is not None:
+            _check_room(self.welcome, len(tokens), max_tokens)
         if stop_tokens is None:
             stop_tokens = self.tokenizer.stop_tokens if self._tokenizer else ()
         assert self._planners is not None
@@ -296,6 +332,7 @@ class Client:
             UsageError: the file is not a saved text, or another process is writing it.
             ModelChanged: the server runs another model than the one that began the text.
         """
+        self._check_open()
         deadline_ns = _deadline_ns(deadline_ms)
         if mode == "edge":
             raise UsageError("a saved text is the target's: take it up with mode auto, speculate or cloud.")
@@ -375,6 +412,7 @@ class Client:
         @contextmanager
         def hold() -> Iterator[None]:
             with self._writing():
+                self._asked = len(text.prompt), text.max_tokens
                 try:
                     if taken_up:
                         assert journal is not None
@@ -382,6 +420,7 @@ class Client:
                     with spans or nullcontext():
                         yield
                 finally:
+                    self._asked = None
                     if journal is not None:
                         self._epoch = max(self._epoch, ledger.epoch)
                         journal.close()
@@ -414,6 +453,7 @@ class Client:
                 "or use a client for each."
             )
         with self._lock:
+            self._check_open()
             self._writing_thread = threading.get_ident()
             try:
                 yield
@@ -422,14 +462,22 @@ class Client:
 
     def close(self) -> None:
         """Leave the server and free the drafter; may be called twice."""
-        if self._planners is not None:
-            self._planners.remember()
-        if self.link is not None:
-            self.link.close()
-        if self.drafter is not None:
-            self.drafter.close()
-        if self._own_traces is not None:
-            self._own_traces.shutdown()
+        if self._closed:
+            return
+        self._closed = True
+        with ExitStack() as last_first:  # each, whatever becomes of the others
+            if self._own_traces is not None:
+                last_first.callback(self._own_traces.shutdown)
+            if self.drafter is not None:
+                last_first.callback(self.drafter.close)
+            if self.link is not None:
+                last_first.callback(self.link.close)
+            if self._planners is not None:
+                last_first.callback(self._planners.remember)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError("this client is closed; make another one.")
 
     def __enter__(self) -> Self:
         return self
@@ -438,6 +486,14 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _check_room(welcome: Welcome, tokens: int, more: int) -> None:
+    if tokens + more > welcome.context:
+        raise PromptTooLong(
+            f"the prompt has {tokens} tokens and {more} more were asked for, but the model's context is "
+            f"{welcome.context}; shorten the prompt or lower max_tokens."
+        )
 
 
 def _deadline_ns(deadline_ms: float | None) -> int | None:

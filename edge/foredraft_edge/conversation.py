@@ -110,7 +110,7 @@ class Conversation:
     def open(self) -> None:
         """Begin the text, or take it up again."""
         ledger, request = self.ledger, self.request
-        if self.link.welcome is None:
+        if not self.link.known:
             with suppress(LinkLost):
                 self.link.hello()
         if ledger.written:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Protocol, TypeAlias
 
 from foredraft_shared import errors
@@ -62,16 +63,17 @@ _DOUBTFUL_MS = 30.0
 busy; a ping tells. What is taken for the round trip decides how late a verdict may be."""
 
 
-def _every(kind: type[errors.ForedraftError]) -> dict[str, type[errors.ForedraftError]]:
-    found = {kind.code: kind}
-    for child in kind.__subclasses__():
-        found.update(_every(child))
-    return found
+_KINDS: dict[str, type[errors.ForedraftError]] = {
+    kind.code: kind
+    for kind in (getattr(errors, name) for name in errors.__all__)
+    if issubclass(kind, errors.ForedraftError)
+}
+"""Those that a peer may name; others, of packages of their own, may want more than a message."""
 
 
 def error_from(failure: Failure) -> errors.ForedraftError:
     """The exception for a server's failure: of the class that ``code`` names, :class:`ServerRefused` if unknown."""
-    kind = _every(errors.ForedraftError).get(failure.code, errors.ServerRefused)
+    kind = _KINDS.get(failure.code, errors.ServerRefused)
     if issubclass(kind, errors.Overloaded):
         return kind(failure.message, failure.retry_after_ms)
     return kind(failure.message)
@@ -83,7 +85,9 @@ class Link:
     Args:
         transport: connected, or connecting.
         where: what to call the server in errors.
-        fingerprint: of the tokenizer drafted with, or empty.
+        fingerprint: of the tokenizer drafted with, or empty; see :meth:`identify`.
+        check: asked about whatever a server says that it is, by :meth:`greet` and :meth:`receive`; raises if no text may be
+            written with it. Verdicts of a server that has not passed are not taken.
     """
 
     def __init__(
@@ -94,6 +98,7 @@ class Link:
         fingerprint: str = "",
         device: str = "",
         clock: Callable[[], float] = time.perf_counter,
+        check: Callable[[Welcome], None] | None = None,
     ) -> None:
         self.transport = transport
         self.where = where
@@ -104,7 +109,14 @@ class Link:
         """What the server said when it began to stop."""
         self.welcome: Welcome | None = None
         """What the server said that it is; ``None`` until it has said so."""
+        self.known = False
+        """Whether a text may be written with the server, by what it said last that it is."""
+        self._check = check
         self._hello = Hello(PROTOCOL_VERSION, fingerprint, device)
+
+    def identify(self, fingerprint: str) -> None:
+        """Say from the next greeting on that this tokenizer is drafted with: a draft may be loaded after the first one."""
+        self._hello = replace(self._hello, fingerprint=fingerprint)
 
     def greet(self, timeout_s: float = 5.0) -> Welcome:
         """Say hello until the server answers.
@@ -131,12 +143,7 @@ class Link:
                 message = self.transport.receive(max(0.0, until - self.clock()))
                 if isinstance(message, Welcome):
                     self.rtt_ms = (self.clock() - first_at) * 1000.0
-                    if message.protocol != PROTOCOL_VERSION:
-                        raise errors.ProtocolMismatch(
-                            f"the server speaks protocol {message.protocol}, this device {PROTOCOL_VERSION}; "
-                            "install the same version of foredraft on both."
-                        )
-                    self.welcome = message
+                    self._admit(message)
                     if hellos > 1 or self.rtt_ms > _DOUBTFUL_MS:
                         with suppress(errors.LinkLost):
                             self.rtt_ms = self.ping(0, self.rtt_ms / 1000.0) or self.rtt_ms
@@ -183,6 +190,8 @@ class Link:
 
         Raises:
             ModelChanged: the server is not what it was when it was greeted.
+            ProtocolMismatch, and what the client's check raises: nobody had answered before, and no text may be written
+                with who does now.
         """
         message = self.transport.receive(timeout_s)
         if isinstance(message, GoAway):
@@ -190,10 +199,26 @@ class Link:
             with suppress(errors.LinkLost):
                 self.send(GoAway())  # the server closes once this says that we have read what it said last
         elif isinstance(message, Welcome):
-            if self.welcome is not None:
-                self._recognise(message, self.welcome)
-            self.welcome = message
+            self._admit(message)
+        elif isinstance(message, Verdict | Hint) and self._check is not None and not self.known:
+            with suppress(errors.LinkLost):
+                self.hello()  # its tokens may be of another vocabulary: first it has to say what it is
+            return None
         return message
+
+    def _admit(self, welcome: Welcome) -> None:
+        """Believe the server, if a text may be written with it."""
+        self.known = False
+        if welcome.protocol != PROTOCOL_VERSION:
+            raise errors.ProtocolMismatch(
+                f"the server speaks protocol {welcome.protocol}, this device {PROTOCOL_VERSION}; "
+                "install the same version of foredraft on both."
+            )
+        if self.welcome is not None:
+            self._recognise(welcome, self.welcome)
+        if self._check is not None:
+            self._check(welcome)
+        self.welcome, self.known = welcome, True
 
     def _recognise(self, now: Welcome, before: Welcome) -> None:
         """A text begun with one model must not be continued by another."""

@@ -20,6 +20,7 @@ from foredraft_shared.messages import (
     Hello,
     Ping,
     Pong,
+    Verdict,
     Welcome,
 )
 from foredraft_shared.transports.faulty import Faults, FaultyTransport
@@ -181,6 +182,39 @@ def test_every_error_comes_back_as_itself(kind):
     error = error_from(Failure(kind.code, "what to do."))
     assert type(error) is kind
     assert str(error) == "what to do."
+
+
+def test_a_peer_can_only_name_errors_that_take_a_message():
+    import foredraft_shared.wire  # noqa: F401 - has an error of its own, of three values
+
+    assert type(error_from(Failure("unknown_channel", "wait."))) is errors.ServerRefused
+
+
+def test_what_cannot_be_believed_is_asked_again_and_its_verdicts_are_not_taken():
+    verdict = Verdict(bytes(16), 1, 0, 5, 0, 3)
+    said: list[CloudMessage] = [verdict, dataclasses.replace(WELCOME, fingerprint="dead"), verdict, WELCOME, verdict]
+    sent: list[EdgeMessage] = []
+
+    class Said:
+        def send(self, message: EdgeMessage) -> None:
+            sent.append(message)
+
+        def receive(self, timeout_s: float) -> CloudMessage:
+            return said.pop(0)
+
+    def check(welcome: Welcome) -> None:
+        if welcome.fingerprint != "f00d":
+            raise errors.VocabularyMismatch("not ours.")
+
+    link = Link(Said(), where="tcp://server:1", check=check)  # type: ignore[arg-type]
+    assert link.receive(0.5) is None  # and it has been asked what it is
+    with pytest.raises(errors.VocabularyMismatch):
+        link.receive(0.5)
+    assert link.welcome is None
+    assert link.receive(0.5) is None
+    assert link.receive(0.5) == WELCOME
+    assert link.receive(0.5) == verdict
+    assert [type(message) for message in sent] == [Hello, Hello]
 
 
 def test_an_error_of_a_later_version_is_a_refusal():

@@ -158,6 +158,60 @@ def test_another_tokenizer_is_refused(tokenizer: Tokenizer):
     assert tokenizer.fingerprint[:8] in str(caught.value)
 
 
+@pytest.mark.parametrize("draft", ["smollm2-135m", "own"])
+def test_a_server_that_answers_late_is_looked_at_before_its_tokens_are_believed(tokenizer: Tokenizer, draft: str):
+    address = free_address()
+    drafter: Any = ToyDrafter(0.8) if draft == "own" else draft
+    how: dict[str, Any] = {"connect_timeout_s": 0.1, "require_server": False}
+    with Client(address, drafter, tokenizer=None if draft != "own" else tokenizer, **how) as device:
+        stream = device.stream(PROMPT, max_tokens=400, stop_tokens=(), on_disconnect="edge")
+        assert all(next(stream).provisional for _ in range(3))
+        with real_world.serving(SlowToyTarget(), bind=address, fingerprint="f00d" * 8, model="other"):
+            final = []
+            with pytest.raises(VocabularyMismatch) as caught:
+                final = [event for event in stream if not event.provisional]
+            assert not final
+            one_line(caught.value)
+            with pytest.raises(VocabularyMismatch):  # nor is the next text written with it
+                device.generate(PROMPT, max_tokens=5)
+
+
+def test_a_text_that_does_not_fit_a_server_that_answers_late_says_so(tokenizer: Tokenizer):
+    address = free_address()
+    with client(address, tokenizer, connect_timeout_s=0.1, require_server=False) as device:
+        stream = device.stream(PROMPT, max_tokens=100_000, stop_tokens=(), on_disconnect="edge")
+        next(stream)
+        with (
+            real_world.serving(SlowToyTarget(), bind=address, fingerprint=tokenizer.fingerprint, model="toy"),
+            pytest.raises(PromptTooLong, match="context is"),
+        ):
+            list(stream)
+
+
+@pytest.mark.parametrize("model", ["/srv/models/big", "tests", "somebody/something"])
+def test_a_model_is_not_opened_because_a_server_named_it(model: str):
+    with real_world.serving(SlowToyTarget(), fingerprint="f00d" * 8, model=model) as service:
+        for draft in ("auto", None):
+            with pytest.raises(UsageError, match="--tokenizer") as caught:
+                Client(service.address, draft)
+            assert model not in one_line(caught.value)
+
+
+def test_a_closed_client_says_so(tokenizer: Tokenizer, served: Callable[..., Any], tmp_path: Path):
+    with served() as service:
+        device = Client(service.address, "smollm2-135m")
+        stream = device.stream(PROMPT, max_tokens=5)
+        device.generate(PROMPT, max_tokens=3, mode="cloud", save=tmp_path / "text")
+        device.close()
+        device.close()
+        with pytest.raises(UsageError, match="closed"):
+            device.generate(PROMPT, max_tokens=3)
+        with pytest.raises(UsageError, match="closed"):
+            device.resume(tmp_path / "text")
+        with pytest.raises(UsageError, match="closed"):
+            next(stream)
+
+
 def test_another_version_of_the_protocol_is_refused(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, served: Callable[..., Any]
 ):

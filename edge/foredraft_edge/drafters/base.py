@@ -70,7 +70,7 @@ class Drafter(Protocol):
         """Keep the first ``length`` tokens of the text and drop the rest, its cache included."""
 
     def close(self) -> None:
-        """Free what it holds."""
+        """Free what it holds; may be called twice."""
 
 
 def follow(drafter: Drafter, tokens: Sequence[TokenId], known: Position = 0) -> None:

@@ -142,8 +142,10 @@ class CompiledDrafter(CachedText):
         self._arena = lazy_zeros(2 * math.prod(shape)).view(np.uint16).reshape(shape)
 
     def close(self) -> None:
-        """Free the weights and the cache; the drafter cannot be used again."""
+        """Free the weights and the cache; the drafter cannot be used again. May be called twice."""
         super().close()
+        if not self._kept:
+            return
         self._kept = []
         del self._memory, self._turns, self._norm, self._file, self._embedding, self._arena, self._layers, self._head
 
