@@ -112,7 +112,7 @@ class Network:
             spent_ms = 0.0
             for index, answer in enumerate(answers):
                 run = simulate(
-                    link=dataclasses.replace(link, seed=seed),
+                    link=link,
                     times=self.times[mode],
                     acceptance=0.0,
                     skill=skills[index],

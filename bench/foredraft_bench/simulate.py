@@ -22,7 +22,7 @@ from foredraft_shared.transports.relay import LinkSettings
 
 from .metrics import percentile
 from .single_head import SINGLE_HEAD, SingleHeadPlanner
-from .virtual import World
+from .virtual import World, begins_s
 from .virtual_models import RIGHT, Replayed, Skill, Times, VirtualDrafter
 
 __all__ = ["MODES", "Decision", "Simulation", "simulate", "waiting_ms_per_token"]
@@ -134,12 +134,13 @@ def simulate(
         acceptance, concentration: see :class:`foredraft_bench.virtual_models.Skill`.
         mode: one of :data:`MODES`.
         length: tokens a draft; by default the planner adapts it.
+        seed: of the text and of everything that happens to it; the same in two modes, both meet the same.
         planner, options: in place of what ``mode`` and ``length`` imply.
         skill: a recorded one, in place of ``acceptance``.
     """
     world = World(link, times, seed=seed)
     connection = Link(world.transport, where="the virtual cloud", clock=lambda: world.device_ns / 1e9)
-    start = link.at(0.0) if isinstance(link, LinkRecording) else link
+    start = link.at(begins_s(link, seed)) if isinstance(link, LinkRecording) else link
     connection.rtt_ms = start.rtt_ms  # what the greeting would have measured
     planner = planner or planner_for(mode, length)
     if not planner.measured.rtt_ms.samples:

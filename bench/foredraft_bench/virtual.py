@@ -28,11 +28,17 @@ from foredraft_shared.wire import Codec, NoChannelError
 
 from .virtual_models import Times, VirtualTarget
 
-__all__ = ["World"]
+__all__ = ["World", "begins_s"]
 
 _SPIN = 10_000
 """Looks at the link without any time passing, after which a run is taken to hang."""
 _MS = 1_000_000
+_GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
+
+
+def begins_s(link: LinkSettings | LinkRecording, seed: int) -> float:
+    """When in a recording a text begins: seed 0 with it, the next ones spread evenly over it, the same in every mode."""
+    return (seed * _GOLDEN) % 1.0 * link.length_s if isinstance(link, LinkRecording) else 0.0
 
 
 # --- the link
@@ -41,15 +47,16 @@ _MS = 1_000_000
 class _Direction:
     """One way of the link: as :mod:`foredraft_shared.transports.relay` says."""
 
-    def __init__(self, link: LinkSettings | LinkRecording, seed: str, *, up: bool) -> None:
+    def __init__(self, link: LinkSettings | LinkRecording, seed: int, *, up: bool) -> None:
         self._link = link
         self._up = up
-        self._random = random.Random(seed)
+        self._began_s = begins_s(link, seed)
+        self._random = random.Random(f"{seed} {'up' if up else 'down'}")
         self._free_ns = 0.0
         self._due_ns = 0
 
     def due_ns(self, now_ns: int, size: int, stalled_until_ns: Callable[[float], float]) -> int:
-        link = self._link.at(now_ns / 1e9) if isinstance(self._link, LinkRecording) else self._link
+        link = self._link.at(self._began_s + now_ns / 1e9) if isinstance(self._link, LinkRecording) else self._link
         rate_mbps = link.rate(up=self._up)
         occupied_ns = size * 8e3 / rate_mbps if rate_mbps else 0.0
         self._free_ns = max(now_ns, self._free_ns) + occupied_ns
@@ -62,11 +69,11 @@ class _Direction:
 class _Stalls:
     """Stretches of time in which nothing arrives."""
 
-    def __init__(self, link: LinkSettings | LinkRecording) -> None:
+    def __init__(self, link: LinkSettings | LinkRecording, seed: int) -> None:
         settings = link.at(0.0) if isinstance(link, LinkRecording) else link
         self._every_ns = settings.stall_every_s * 1e9
         self._length_ns = settings.stall_ms * _MS
-        self._random = random.Random(f"{settings.seed} stalls")
+        self._random = random.Random(f"{seed} stalls")
         self._begun: list[float] = []
 
     def until(self, due_ns: float) -> float:
@@ -145,8 +152,9 @@ class World:
     """One device, one link, one cloud.
 
     Args:
-        link: settings of the emulator (:mod:`foredraft_shared.transports.profiles` has some with names), or a recording.
-        seed: of jitter, of the passes' spread and of the exits.
+        link: settings of the emulator (:mod:`foredraft_shared.transports.profiles` has some with names), or a recording;
+            their own seed plays no part.
+        seed: of jitter and stalls, of where a recording begins, of the passes' spread and of the exits.
     """
 
     def __init__(self, link: LinkSettings | LinkRecording, times: Times, *, seed: int = 0) -> None:
@@ -164,9 +172,9 @@ class World:
         self.computed_ns = 0
         self._events: list[_Event] = []
         self._serial = itertools.count()
-        self._up = _Direction(link, f"{seed} up", up=True)
-        self._down = _Direction(link, f"{seed} down", up=False)
-        self._stalls = _Stalls(link)
+        self._up = _Direction(link, seed, up=True)
+        self._down = _Direction(link, seed, up=False)
+        self._stalls = _Stalls(link, seed)
         self._codec = Codec()
         self._inbox: list[tuple[EdgeMessage, int]] = []
         self._busy = False

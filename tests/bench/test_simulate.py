@@ -107,6 +107,32 @@ def test_a_recorded_link_changes_in_the_middle():
     assert max(run.gaps_ms) == pytest.approx(100 + 10 + 40.5)
 
 
+def test_no_two_texts_share_their_stalls() -> None:
+    def run(seed: int, link_seed: int = 0) -> tuple[float, ...]:
+        stalls = LinkSettings(rtt_ms=10.0, stall_every_s=0.5, stall_ms=200.0, seed=link_seed)
+        return simulate(
+            link=stalls, times=TIMES, acceptance=0.8, mode="cloud", tokens=100, seed=seed
+        ).arrived_ms  # fmt: skip
+
+    assert len({run(seed) for seed in range(5)}) == 5
+    assert run(3, link_seed=7) == run(3), "a text has one seed"
+
+
+def test_texts_begin_all_over_a_recording() -> None:
+    times = tuple(float(second) for second in range(10))
+    recording = LinkRecording(times, tuple(LinkSettings(rtt_ms=10.0 + 20.0 * second) for second in range(10)))
+
+    def round_trip_ms(seed: int) -> float:
+        run = simulate(
+            link=recording, times=TIMES, acceptance=0.0, mode="waiting", length=1, tokens=4, seed=seed
+        )  # fmt: skip
+        return run.gaps_ms[0] - 50.5
+
+    waits = [round_trip_ms(seed) for seed in range(20)]
+    assert waits[0] == pytest.approx(10.0)
+    assert statistics.mean(waits) == pytest.approx(recording.mean_rtt_ms, rel=0.1)
+
+
 def test_a_hint_that_is_right_saves_time_when_the_pass_is_long():
     def ms_per_token(hints: bool) -> float:
         times = Times(draft_ms=10.0, verify_ms=200.0, exits=(Exit(at=0.5, accuracy=0.99),))
