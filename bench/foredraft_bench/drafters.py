@@ -7,7 +7,6 @@ the share of positions where the other's first choice is the same, given the sam
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections import ChainMap
@@ -31,6 +30,8 @@ from foredraft_shared.errors import BackendMissing, ForedraftError
 from foredraft_shared.kernels.library import possible
 from foredraft_shared.messages import SamplingParams, TokenId
 from foredraft_shared.models import Model, open_model
+
+from .report import check_writable, write_atomically
 
 __all__ = ["Measured", "drafters", "measure_drafters"]
 
@@ -208,6 +209,8 @@ def drafters(
     ] = None,
 ) -> None:
     """Time the drafters, backend by backend. Pin it to one core for steady figures: `taskset -c 0 foredraft bench …`."""
+    if json_file is not None:
+        check_writable(json_file)
     results = measure_drafters(open_model(model), first=first, head=head, tokens=tokens, threads=threads)
     table = Table(title=model)
     table.add_column("drafter", no_wrap=True)
@@ -225,4 +228,4 @@ def drafters(
     Console().print(table)
     if json_file is not None:
         rows = [{key: value for key, value in asdict(each).items() if not key.endswith("_steps")} for each in results]
-        json_file.write_text(json.dumps({"model": model, "threads": threads, "drafters": rows}, indent=2))
+        write_atomically(json_file, {"model": model, "threads": threads, "drafters": rows})

@@ -6,7 +6,6 @@ falls on all alike. A pass continues a text whose keys are cached, scores every 
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -21,9 +20,14 @@ from rich.table import Table
 from foredraft_cloud.arithmetic import DTYPE_HELP
 from foredraft_shared.models import Model, open_model
 
+from .report import check_writable, write_atomically
+from .room import check_room
 from .together import measure_together
 
 __all__ = ["Timed", "engine", "measure_engine"]
+
+
+_ROWS = (1, 8, 9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +52,20 @@ def measure_engine(
         cached: tokens before the pass.
         turns: passes of each kind; the first three are not counted.
         compare: include transformers.
+
+    Raises:
+        UsageError: so many tokens do not fit into the model's context, or into the memory that the cache may take.
     """
     import torch
 
     from foredraft_cloud.decoder import load_target
     from foredraft_cloud.target import Run
 
-    target = load_target(model, dtype=dtype, threads=threads, context=min(model.config.context, 1024), slots=8)
-    prompt = tuple(range(1, cached + 1))
+    most = max(_ROWS)
+    check_room(cached, most, model.config.context)
+    target = load_target(model, dtype=dtype, threads=threads, context=max(cached + most, 1024), slots=8)
+    check_room(cached, most, target.context)
+    prompt = tuple(token % model.config.vocabulary for token in range(1, cached + 1))
     slots = [target.open() for _ in range(8)]
     for slot in slots:
         target.verify([Run(slot, prompt, 0)], exits=False).step()
@@ -74,7 +84,7 @@ def measure_engine(
             target.keep(slot, cached)
         return view
 
-    kinds: list[tuple[str, int, Callable[[], object]]] = [("foredraft", rows, ours(rows)) for rows in (1, 8, 9)]
+    kinds: list[tuple[str, int, Callable[[], object]]] = [("foredraft", rows, ours(rows)) for rows in _ROWS]
     kinds.append(("foredraft, 8 sessions", 8, sessions))
     if compare:
         from .in_transformers import in_transformers
@@ -127,7 +137,8 @@ def engine(
         typer.Option(
             "--floor",
             help="Time passes of 1, 4, 8 and 16 rows in bfloat16 and W8A8 beside the time it takes to read their weights "
-            "instead; --model random:qwen2-1.5b has random weights in that shape, and needs no download.",
+            "instead, in every set of instructions that there is for them (or the one in FOREDRAFT_KERNELS); --model "
+            "random:qwen2-1.5b has random weights in that shape, and needs no download.",
         ),
     ] = False,
     in_torch: Annotated[
@@ -138,6 +149,8 @@ def engine(
     ] = None,
 ) -> None:
     """Time the target's passes beside transformers, or in W8A8 beside bfloat16, or passes that serve many sessions."""
+    if json_file is not None:
+        check_writable(json_file)
     if floor:
         _floor(model, threads or [1], cached, turns, in_torch, json_file)
         return
@@ -171,7 +184,7 @@ def engine(
         Console().print(table)
     if json_file is not None:
         figures = {"model": model, "dtype": dtype, "cached": cached, "passes": [asdict(each) for each in results]}
-        json_file.write_text(json.dumps(figures, indent=2) + "\n")
+        write_atomically(json_file, figures)
 
 
 def _floor(model: str, threads: list[int], cached: int, turns: int, in_torch: bool, json_file: Path | None) -> None:
@@ -185,22 +198,23 @@ def _floor(model: str, threads: list[int], cached: int, turns: int, in_torch: bo
             f"{model}, {count} threads; reading {timed[0].read_gib_per_s:.1f} GiB/s, "
             f"copying {timed[0].copy_gib_per_s:.1f} GiB/s"
         )
-        columns = ["dtype", "rows", "median ms", "of bfloat16", "floor ms", "over the floor"]
-        table = Table(*columns, *(["kernels", "of torch"] if in_torch else []), title=title)
+        columns = ["kernels", "dtype", "rows", "median ms", "of bfloat16", "floor ms", "over the floor"]
+        table = Table(*columns, *(["of torch"] if in_torch else []), title=title)
         for each in timed:
             table.add_row(
+                each.kernels,
                 each.dtype,
                 str(each.rows),
                 f"{each.median_ms:.1f}",
                 f"{each.of_bfloat16:.2f}",
                 f"{each.floor_ms:.1f}",
                 f"{each.over_floor:.2f}x",
-                *([] if each.of_torch is None else [each.kernels, f"{each.of_torch:.2f}"]),
+                *([f"{each.of_torch:.2f}"] if in_torch and each.of_torch is not None else []),
             )
         Console().print(table)
         figures += [{"threads": count, **asdict(each)} for each in timed]
     if json_file is not None:
-        json_file.write_text(json.dumps({"model": model, "cached": cached, "passes": figures}, indent=2) + "\n")
+        write_atomically(json_file, {"model": model, "cached": cached, "passes": figures})
 
 
 def _together(
@@ -232,4 +246,4 @@ def _together(
         Console().print(table)
         figures += [{"threads": count, **asdict(each)} for each in timed]
     if json_file is not None:
-        json_file.write_text(json.dumps({"dtype": dtype, "cached": cached, "passes": figures}, indent=2) + "\n")
+        write_atomically(json_file, {"dtype": dtype, "cached": cached, "passes": figures})

@@ -2,7 +2,7 @@
 
 A pass over a few rows reads every weight once, so that it takes at least their bytes over the bandwidth of the memory. What one
 thread reaches is measured in the same run, by adding up an array that no cache holds. Arithmetics, numbers of rows and that
-array take turns, a pass each.
+array take turns, a pass each; and so do the sets of instructions, where the processor has several.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from foredraft_cloud.decoder import LoadedModel
 from foredraft_shared.models.config import ModelConfig, Rope
 
-__all__ = ["RANDOM", "Floored", "RandomModel", "measure_floor", "product_weights"]
+from .room import check_room
+
+__all__ = ["RANDOM", "Floored", "RandomModel", "compiled_sets", "measure_floor", "product_weights"]
 
 RANDOM = "random:qwen2-1.5b"
 """A model of random numbers in the shapes of Qwen2-1.5B."""
@@ -39,7 +41,7 @@ class Floored:
 
     dtype: str
     kernels: str
-    """``compiled`` or ``torch``."""
+    """The set of instructions they are compiled for, or ``torch``."""
     rows: int
     median_ms: float
     of_bfloat16: float
@@ -111,6 +113,13 @@ def product_weights(config: ModelConfig) -> int:
     return config.layers * (attention + 3 * config.hidden * config.feed_forward) + config.vocabulary * config.hidden
 
 
+def compiled_sets() -> list[str]:
+    """The sets of instructions that kernels can be compiled for here, best first; the one that ``FOREDRAFT_KERNELS`` names."""
+    from foredraft_shared.kernels.library import library, possible
+
+    return [name for name in possible() if library(name) is not None]
+
+
 def measure_floor(
     model: LoadedModel,
     *,
@@ -121,22 +130,29 @@ def measure_floor(
     turns: int = 15,
     in_torch: bool = False,
 ) -> list[Floored]:
-    """Time passes that score every row, in each of ``dtypes``.
+    """Time passes that score every row, in each of ``dtypes`` and in every set of instructions that there is, the best ones only
+    where the memory holds no more.
 
     Args:
         in_torch: time the same passes without compiled kernels as well.
         cached: tokens before the pass.
         turns: passes of each kind.
+
+    Raises:
+        UsageError: so many tokens do not fit into the model's context.
     """
     import torch
 
     from foredraft_cloud.decoder import load_target
+    from foredraft_cloud.memory import memory_bytes
     from foredraft_cloud.target import Run
-    from foredraft_shared.kernels.library import library
 
-    prompt = tuple(range(1, cached + 1))
+    check_room(cached, max(rows), model.config.context)
+    prompt = tuple(token % model.config.vocabulary for token in range(1, cached + 1))
     kinds: dict[tuple[str, str, int], Callable[[], object]] = {}
-    by = ["torch"] if library() is None else ["compiled", "torch"] if in_torch else ["compiled"]
+    bytes_of_one = product_weights(model.config) * sum(_BYTES[dtype] for dtype in dtypes)
+    sets = compiled_sets()[: max(1, memory_bytes() // 2 // bytes_of_one)]  # each has weights of its own
+    by = [*sets, "torch"] if in_torch or not sets else sets
 
     def add(dtype: str, kernels: str) -> None:
         target = load_target(
@@ -145,7 +161,7 @@ def measure_floor(
             threads=threads,
             context=cached + max(rows),
             slots=1,
-            compiled=kernels == "compiled",
+            compiled=kernels if kernels in sets else False,
         )
         slot = target.open()
         target.verify([Run(slot, prompt, 0)], exits=False).step()

@@ -15,6 +15,8 @@ from foredraft_shared.ledger import Ledger
 from foredraft_shared.messages import CloudMessage, Open, Verdict
 from foredraft_shared.models import Model
 
+from .room import check_room
+
 __all__ = ["Together", "measure_together"]
 
 _WARM = 2
@@ -47,6 +49,9 @@ def measure_together(
     Args:
         cached: tokens of each session's prompt.
         turns: passes of each kind.
+
+    Raises:
+        UsageError: so many tokens do not fit into the model's context, or into the memory that the cache may take.
     """
     from foredraft_cloud.decoder import load_target
     from foredraft_cloud.engine import Engine, EngineOptions
@@ -54,15 +59,19 @@ def measure_together(
     most = max(sessions)
     kinds = [(count, drafted) for drafted in (0, 4) for count in sorted({1, *sessions})]
     written = 5 * len(kinds) * (turns + _WARM) + 1  # if every draft stood
+    check_room(cached, written, model.config.context)
     target = load_target(model, dtype=dtype, threads=threads, context=cached + written, slots=most)
+    check_room(cached, written, target.context)
     said: list[CloudMessage] = []
 
     def send(peer: Hashable, message: CloudMessage) -> None:
         said.append(message)
 
     engine = Engine(target, send, EngineOptions(max_sessions=most, gather_us=0, max_rows=8 * most + 128))
+    vocabulary = model.config.vocabulary
     ledgers = [
-        Ledger(number.to_bytes(16, "big"), range(number + 1, number + 1 + cached)) for number in range(1, most + 1)
+        Ledger(number.to_bytes(16, "big"), [(number + token) % vocabulary for token in range(1, cached + 1)])
+        for number in range(1, most + 1)
     ]
     for ledger in ledgers:
         engine.receive("device", Open(ledger.session, tuple(ledger.tokens), max_tokens=written, hints=False))

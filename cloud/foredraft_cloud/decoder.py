@@ -258,7 +258,7 @@ def load_target(
     slots: int = 16,
     cache_bytes: int | None = None,
     threads: int | None = None,
-    compiled: bool = True,
+    compiled: bool | str = True,
 ) -> DecoderTarget:
     """Make a target of a model.
 
@@ -270,7 +270,8 @@ def load_target(
         slots: sessions of that length the cache has room for, as far as a quarter of the memory reaches.
         cache_bytes: the hard limit on the cache, in place of ``slots``.
         threads: CPU threads of torch, for the whole process; unchanged by default.
-        compiled: compute in our own kernels where they can be had (:mod:`foredraft_shared.kernels`), in torch otherwise.
+        compiled: compute in our own kernels where they can be had (:mod:`foredraft_shared.kernels`), in torch otherwise; a name
+            asks for that set of instructions.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -278,7 +279,8 @@ def load_target(
     states = torch.float32 if dtype == "float32" else torch.bfloat16
     config = model.config
     context = min(context or min(config.context, 8192), config.context)
-    kernels = _kernels() if compiled and dtype != "float32" else None
+    sets = (compiled,) if isinstance(compiled, str) else ()
+    kernels = _kernels(sets) if compiled and dtype != "float32" else None
     with torch.inference_mode():
         quantised = dtype == "w8a8"
         weights = smoothed(config, model.weights, calibration_tokens(model)) if quantised else model.weights
@@ -299,8 +301,8 @@ def load_target(
     )
 
 
-def _kernels() -> ctypes.CDLL | None:
-    found, lack = library(), missing()
+def _kernels(sets: Sequence[str]) -> ctypes.CDLL | None:
+    found, lack = library(*sets), missing(*sets)
     if lack is not None:
         tell = _log.warning if lack.cure else _log.info
         tell("passes in torch, slower than in compiled kernels", reason=lack.reason, cure=lack.cure or None)
