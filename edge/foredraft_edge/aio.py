@@ -50,17 +50,25 @@ class AsyncClient:
         client = self._connected()
         async with self._writing():
             stream = await self._run(lambda: client.stream(prompt, **options))
+            stop = stream.stopper()
             try:
                 while (event := await self._run(lambda: next(stream, None))) is not None:
                     yield event
             finally:
+                stop()
                 await asyncio.shield(self._run(stream.close))
 
     async def generate(self, prompt: Prompt, **options: Any) -> Generation:
-        """As :meth:`Client.generate`."""
+        """As :meth:`Client.generate`. Cancelled, it stops the writing."""
         client = self._connected()
         async with self._writing():
-            return await self._run(lambda: client.generate(prompt, **options))
+            stream = await self._run(lambda: client.stream(prompt, **options))
+            stop = stream.stopper()
+            try:
+                return await self._run(stream.whole)
+            finally:
+                stop()
+                await asyncio.shield(self._run(stream.close))
 
     @asynccontextmanager
     async def _writing(self) -> AsyncIterator[None]:

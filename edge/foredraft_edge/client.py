@@ -14,18 +14,18 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from typing_extensions import Self
 
 from foredraft_devices import probe
-from foredraft_shared.errors import LinkLost, PromptTooLong, UsageError
-from foredraft_shared.messages import SamplingParams, TokenId, Welcome
+from foredraft_shared.errors import LinkLost, UsageError
+from foredraft_shared.messages import TokenId, Welcome
 from foredraft_shared.models import Tokenizer, open_model
 from foredraft_shared.models.catalogue import CATALOGUE
 from foredraft_shared.otel import provider_from_environment
@@ -33,28 +33,24 @@ from foredraft_shared.traces import RoundRecord
 from foredraft_shared.transports.base import Transport
 
 from .agreement import agreed_exit, check_model, check_tokens
+from .asking import Prompt, check_room, length, messages_or_tokens, sampling, stop_ids
 from .conversation import OnDisconnect
+from .deadlines import deadline_in
 from .drafters.base import Drafter
 from .experience import Experience, experience_path
 from .link import Link
 from .loop import Commit, RoundLoop
 from .options import LoopOptions
 from .planner import Planner
-from .planners import Planners
-from .saved import SavedText, SessionFile, ledger_of, load_text, take_up
-from .stream import Generation, TokenStream, standing, write_alone
+from .planners import Planners, RequestMode
+from .saved import SavedText, SessionFile, check_new, ledger_of, load_text, take_up
+from .stream import Generation, TokenStream, write_alone
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider as OwnTraces
     from opentelemetry.trace import TracerProvider
 
 __all__ = ["Client", "Prompt", "RequestMode"]
-
-RequestMode = Literal["auto", "speculate", "cloud", "edge"]
-"""``auto``: speculate while it pays. ``speculate``: always. ``cloud``: the target alone. ``edge``: the draft alone, never
-verified (lossy)."""
-Prompt: TypeAlias = "str | Sequence[TokenId] | Sequence[Mapping[str, str]]"
-"""A user's message, or token ids taken as they are, or a conversation of ``{"role": …, "content": …}``."""
 
 
 class Client:
@@ -199,7 +195,7 @@ class Client:
         """
         check_tokens(welcome, self.drafter, self._tokenizer)
         if self._asked is not None:
-            _check_room(welcome, *self._asked)
+            check_room(welcome, *self._asked)
 
     # --- what it offers
 
@@ -215,16 +211,7 @@ class Client:
         Raises:
             UsageError: it is empty.
         """
-        if isinstance(prompt, str):
-            prompt = [{"role": "user", "content": prompt}]
-        messages = [entry for entry in prompt if isinstance(entry, Mapping)]
-        tokens = tuple(int(entry) for entry in prompt if not isinstance(entry, Mapping))
-        if bool(messages) == bool(tokens):
-            raise UsageError("the prompt is empty or mixes messages with token ids; give one or the other.")
-        if any(token < 0 for token in tokens):
-            raise UsageError(
-                f"the prompt holds {min(tokens)}, which is no token id; encode it with the target's tokenizer."
-            )
+        messages, tokens = messages_or_tokens(prompt)
         return self.tokenizer.encode(self.tokenizer.chat(messages)) if messages else tokens
 
     def stream(
@@ -246,7 +233,7 @@ class Client:
         epoch_ns: int | None = None,
         on_disconnect: OnDisconnect | None = None,
         deadline_ms: float | None = None,
-        save: Path | None = None,
+        save: Path | str | None = None,
         lossy: bool = False,
     ) -> TokenStream:
         """Write an answer, token by token.
@@ -276,14 +263,14 @@ class Client:
         """
         self._check_open()
         deadline_ns = _deadline_ns(deadline_ms)
-        if max_tokens < 1:
-            raise UsageError(f"max_tokens is {max_tokens}; ask for at least one.")
-        params = SamplingParams(temperature, top_k, top_p, min_p, seed)
+        max_tokens = length(max_tokens)
+        params = sampling(temperature, top_k, top_p, min_p, seed)
         tokens = self.encode(prompt)
         if self.welcome is not None:
-            _check_room(self.welcome, len(tokens), max_tokens)
+            check_room(self.welcome, len(tokens), max_tokens)
         if stop_tokens is None:
-            stop_tokens = self.tokenizer.stop_tokens if self._tokenizer else ()
+            stop_tokens = tuple(self.tokenizer.stop_tokens) if self._tokenizer else ()
+        stop_tokens = stop_ids(stop_tokens)
         assert self._planners is not None
         if planner is None:
             planner = self._planners.choose(mode, draft_length, options or LoopOptions())
@@ -305,22 +292,25 @@ class Client:
             tokens,
             params,
             max_tokens,
-            tuple(sorted(stop_tokens)),
+            tuple(stop_tokens),
             *((welcome.model, welcome.fingerprint, welcome.dtype) if welcome is not None else ("", "", "")),
             lossy_exit=agreed_exit(welcome, lossy),
         )
-        journal = SessionFile(save, text, begin=True) if save is not None else None
-        return self._write(text, planner, mode, options, on_disconnect, deadline_ns, journal, observe, epoch_ns)
+        save = Path(save) if save is not None else None
+        if save is not None:
+            check_new(save)
+        return self._write(text, planner, mode, options, on_disconnect, deadline_ns, save, observe, epoch_ns)
 
     def resume(
         self,
-        saved: Path,
+        saved: Path | str,
         *,
         mode: RequestMode = "auto",
         draft_length: int | None = None,
         options: LoopOptions | None = None,
         planner: Planner | None = None,
         observe: Callable[[RoundRecord], None] | None = None,
+        epoch_ns: int | None = None,
         on_disconnect: OnDisconnect | None = None,
         deadline_ms: float | None = None,
     ) -> TokenStream:
@@ -336,6 +326,7 @@ class Client:
         deadline_ns = _deadline_ns(deadline_ms)
         if mode == "edge":
             raise UsageError("a saved text is the target's: take it up with mode auto, speculate or cloud.")
+        saved = Path(saved)
         text = load_text(saved)
         assert self._planners is not None
         if planner is None:
@@ -355,8 +346,8 @@ class Client:
                 tuple(text.tokens),
                 text.finish,
             )
-        journal = SessionFile(saved, text, begin=False)
-        return self._write(text, planner, mode, options, on_disconnect, deadline_ns, journal, observe, None, True)
+        SessionFile(saved, text, begin=False).close()  # nobody else writes it
+        return self._write(text, planner, mode, options, on_disconnect, deadline_ns, saved, observe, epoch_ns, True)
 
     def _write(
         self,
@@ -366,7 +357,7 @@ class Client:
         options: LoopOptions | None,
         on_disconnect: OnDisconnect | None,
         deadline_ns: int | None,
-        journal: SessionFile | None,
+        save: Path | None,
         observe: Callable[[RoundRecord], None] | None,
         epoch_ns: int | None,
         taken_up: bool = False,
@@ -403,7 +394,6 @@ class Client:
             options=options,
             observe=observe,
             epoch_ns=epoch_ns,
-            journal=journal,
             deadline_ns=deadline_ns,
             traceparent=spans.traceparent if spans else "",
             lossy_exit=text.lossy_exit,
@@ -413,7 +403,11 @@ class Client:
         def hold() -> Iterator[None]:
             with self._writing():
                 self._asked = len(text.prompt), text.max_tokens
+                journal = None
                 try:
+                    if save is not None:  # only now: a text that was refused, or never begun, leaves nothing behind
+                        journal = SessionFile(save, text, begin=not taken_up)
+                        loop.keep(journal)
                     if taken_up:
                         assert journal is not None
                         take_up(ledger, journal, self._epoch)
@@ -429,16 +423,7 @@ class Client:
 
     def generate(self, prompt: Prompt, **options: Any) -> Generation:
         """Write a whole answer; takes what :meth:`stream` takes."""
-        stream = self.stream(prompt, **options)
-        events = standing(stream)
-        return Generation(
-            "".join(event.text for event in events),
-            tuple(event.token for event in events),
-            tuple(event.origin for event in events),
-            stream.finish,
-            stream.statistics,
-            stream.measured,
-        )
+        return self.stream(prompt, **options).whole()
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -488,18 +473,8 @@ class Client:
         self.close()
 
 
-def _check_room(welcome: Welcome, tokens: int, more: int) -> None:
-    if tokens + more > welcome.context:
-        raise PromptTooLong(
-            f"the prompt has {tokens} tokens and {more} more were asked for, but the model's context is "
-            f"{welcome.context}; shorten the prompt or lower max_tokens."
-        )
-
-
 def _deadline_ns(deadline_ms: float | None) -> int | None:
     """The instant of ``time.perf_counter_ns`` so many milliseconds from now."""
     if deadline_ms is None:
         return None
-    if not deadline_ms > 0:
-        raise UsageError(f"deadline_ms is {deadline_ms}; give a time in milliseconds above 0.")
-    return time.perf_counter_ns() + int(deadline_ms * 1e6)
+    return deadline_in(deadline_ms, time.perf_counter_ns())

@@ -47,6 +47,9 @@ _FEW = 3
 """Samples that a round trip is worth when a pong tells of it."""
 
 
+_U32 = 2**32 - 1
+
+
 class Journal(Protocol):
     """What remembers a text beyond the life of this process. Called before the caller sees what it is told."""
 
@@ -242,7 +245,7 @@ class Conversation:
         before = counters.bytes_sent
         if isinstance(message, Draft | Decode) and math.isfinite(left_ms := self.deadlines.left_ms):
             message = replace(
-                message, deadline_ms=max(1, round(left_ms))
+                message, deadline_ms=min(max(1, round(left_ms)), _U32)
             )  # what has little time left is verified first
         try:
             self.link.send(message)

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 
+from foredraft_shared.errors import UsageError
 from foredraft_shared.messages import Position
 
-__all__ = ["Deadlines"]
+__all__ = ["Deadlines", "deadline_in"]
+
+_LONGEST_MS = 1e12
+"""What is longer than thirty years is no hurry."""
+
+
+def deadline_in(deadline_ms: float, now_ns: int) -> int:
+    """The instant so many milliseconds from now.
+
+    Raises:
+        UsageError: it is no time.
+    """
+    if not isinstance(deadline_ms, Real) or not 0 < deadline_ms < math.inf:
+        raise UsageError(f"deadline_ms is {deadline_ms!r}; give a time in milliseconds above 0.")
+    return now_ns + int(min(float(deadline_ms), _LONGEST_MS) * 1e6)
 
 
 @dataclass(slots=True)

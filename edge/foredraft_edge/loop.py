@@ -13,6 +13,7 @@ committed one on, when the server is back.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -53,6 +54,8 @@ _READING_MS = 20.0
 """The drafter reads a long text in pieces of about this: between them the loop looks at the link."""
 _READ_ALONG = 32
 """While the cloud writes alone, a drafter that may have to go on reads what is new in so many tokens."""
+_STOP_S = 0.05
+"""A wait for the link that may be stopped from another thread is no longer than this at a time."""
 _PING_EVERY = 64
 """Tokens of the cloud's stream between two looks at the round trip, the first behind the first token."""
 
@@ -146,6 +149,9 @@ class RoundLoop:
             self._drafting = Drafting(
                 path, self._conversation, planner, self._accounts, options, self._limit, max_draft
             )
+        self._stopped = False
+        self._patience_s = math.inf
+        """How long a wait for the link may be."""
         self.lossy_exit = lossy_exit
         self.finish: FinishReason = ""
         self.plan = Plan("speculate", "nothing decided yet")
@@ -165,6 +171,23 @@ class RoundLoop:
     def state(self) -> SessionState:
         return self._conversation.watch.state
 
+    @property
+    def goes_on_alone(self) -> bool:
+        """Whether the draft model writes on where the server does not answer."""
+        return self._options.on_disconnect == "edge" and self._path is not None
+
+    def keep(self, journal: Journal) -> None:
+        """Tell ``journal`` of every commit; before :meth:`run` begins."""
+        self._conversation.journal = journal
+
+    def stop(self) -> None:
+        """End :meth:`run` before its next token, without a ``finish``; from any thread."""
+        self._stopped = True
+
+    def expect_stop(self) -> None:
+        """:meth:`stop` may be called while the loop waits: it looks up now and then. Before :meth:`run` begins."""
+        self._patience_s = _STOP_S
+
     def step(self, until: Position, deadline_ns: int | None) -> None:
         """The caller wants the text up to ``until`` by ``deadline_ns``: then :meth:`run` yields an empty commit.
 
@@ -183,11 +206,14 @@ class RoundLoop:
             ModelChanged: the server came back with another model.
             ServerRefused: the server does not serve this request, and says why.
         """
+        began = getattr(self._planner, "began", None)  # planners of earlier versions have none
+        if began is not None:
+            began()
         if self._path is not None:
             self._path.begin(self._ledger.tokens)
         self._conversation.open()
         try:
-            while not self.finish:
+            while not self.finish and not self._stopped:
                 if self._late():
                     yield from self._lapse()
                     continue
@@ -209,6 +235,8 @@ class RoundLoop:
                     commit = self._listen(block=False)  # what is here already comes before the next drafted token
                 if commit is not None:
                     yield from self._hand_out(commit)
+            if self.finish and self._alone:
+                yield from self._tell()  # given up, with a whole text
         finally:
             self._conversation.close()
 
@@ -224,7 +252,7 @@ class RoundLoop:
     @property
     def _alone(self) -> bool:
         """No verdict can be counted on, and the caller wants the draft model to go on."""
-        return self._conversation.watch.alone and self._options.on_disconnect == "edge" and self._path is not None
+        return self._conversation.watch.alone and self.goes_on_alone
 
     def _tell(self) -> Generator[Commit, None, None]:
         """Hand out what the path holds behind the committed text, unverified."""
@@ -256,8 +284,8 @@ class RoundLoop:
         self.finish = "deadline"
         if not ledger.written and not self._provisional:
             raise DeadlineMissed(
-                f"nothing had been written when the deadline passed ({self._link.where} is {self.state}); allow more time, "
-                "or let the draft model answer alone (on_disconnect='edge')."
+                f"nothing had been written when the deadline passed ({self._link.where} is {self.state}); allow more time"
+                + ("." if self.goes_on_alone else ", or let the draft model answer alone (on_disconnect='edge').")
             )
 
     # --- deciding and drafting
@@ -362,7 +390,7 @@ class RoundLoop:
         """Look at the link, or wait for it, and act on what came."""
         conversation, watch = self._conversation, self._conversation.watch
         begun_ns = self._clock_ns()
-        patience_s = min((watch.next_ns() - begun_ns) / 1e9, self._deadlines.left_ms / 1e3)
+        patience_s = min((watch.next_ns() - begun_ns) / 1e9, self._deadlines.left_ms / 1e3, self._patience_s)
         message, size = conversation.receive(max(0.0, patience_s) if block else 0.0)
         now_ns = self._clock_ns()
         if block:

@@ -75,6 +75,9 @@ class Planner(Protocol):
     def disturbed(self) -> None:
         """The device computed while the cloud wrote: on one machine that makes the cloud's next token later."""
 
+    def began(self) -> None:
+        """Another text begins, or one is taken up again."""
+
     def plan(self, written: int, left: int) -> Plan:
         """What to do next, when ``written`` tokens follow the prompt, ``left`` more may, and nothing is in flight."""
 
@@ -106,6 +109,9 @@ class FixedPlanner(Measuring):
         self._mode = mode
 
     curious = False
+
+    def began(self) -> None:
+        pass
 
     def disturbed(self) -> None:
         pass
@@ -311,15 +317,18 @@ class AdaptivePlanner(Measuring):
 
     # --- decisions
 
+    def began(self) -> None:
+        if self._mode == "speculate":
+            self._contradicted = 0
+        self._mode = self._why = ""
+        self._lost_ms = 0.0
+        self._looking.begin(known=self._known)
+
     def plan(self, written: int, left: int) -> Plan:
         if not self._switch:
             return Plan("speculate", "the caller asked for speculation")
         if written == 0 or written < self._written:
-            if self._mode == "speculate":
-                self._contradicted = 0
-            self._mode = self._why = ""  # another text
-            self._lost_ms = 0.0
-            self._looking.begin(known=self._known)
+            self.began()
         self._written = written
         plan = self._choose(left)
         if plan.mode != self._mode:

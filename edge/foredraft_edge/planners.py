@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 from foredraft_shared.errors import UsageError
 
 from .experience import Experience
@@ -9,7 +11,11 @@ from .link import Link
 from .options import LoopOptions
 from .planner import AdaptivePlanner, FixedPlanner, Planner
 
-__all__ = ["Planners"]
+__all__ = ["Planners", "RequestMode"]
+
+RequestMode = Literal["auto", "speculate", "cloud", "edge"]
+"""``auto``: speculate while it pays. ``speculate``: always. ``cloud``: the target alone. ``edge``: the draft alone, never
+verified (lossy)."""
 
 
 class Planners:
@@ -34,8 +40,9 @@ class Planners:
         Raises:
             UsageError: there is no such mode, or something is missing for it.
         """
-        if mode not in ("auto", "speculate", "cloud", "edge"):
-            raise UsageError(f"mode is {mode!r}; choose auto, speculate, cloud or edge.")
+        if mode not in get_args(RequestMode):
+            *others, last = get_args(RequestMode)
+            raise UsageError(f"mode is {mode!r}; choose {', '.join(others)} or {last}.")
         if mode in ("speculate", "edge") and not self._drafts:
             raise UsageError(f"mode {mode} needs a draft model; name one, or use mode cloud.")
         if mode in ("auto", "speculate", "cloud") and self._link is None:

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,11 @@ from typing import Any
 from foredraft_shared.errors import ForedraftError, UsageError
 from foredraft_shared.ledger import Ledger
 from foredraft_shared.limits import check
-from foredraft_shared.messages import FinishReason, Resume, SamplingParams, SessionId, TokenId
+from foredraft_shared.messages import FinishReason, Resume, SamplingParams, SessionId, TokenId, Verdict
 
 from .conversation import Journal
 
-__all__ = ["SavedText", "SessionFile", "ledger_of", "load_text", "take_up"]
+__all__ = ["SavedText", "SessionFile", "check_new", "ledger_of", "load_text", "take_up"]
 
 _VERSION = 1
 
@@ -74,10 +75,18 @@ class SessionFile:
             ) from None
         except OSError as error:
             raise UsageError(f"cannot write {path}: {error.strerror}; give another file.") from None
+        self._end = 0
+        """Behind the last whole line."""
         if begin:
-            self._append(_beginning(text))
+            try:
+                self._append(_beginning(text))
+            except UsageError:
+                self._file.close()
+                path.unlink(missing_ok=True)
+                raise
             return
         _drop_cut_line(path)
+        self._end = path.stat().st_size
         if load_text(path) != text:
             self._file.close()
             raise UsageError(f"{path} was being written until just now; take it up again.")
@@ -95,10 +104,30 @@ class SessionFile:
         self._file.close()
 
     def _append(self, entry: dict[str, Any]) -> None:
+        line, reason = memoryview(_line(entry)), "there is no room"
         try:
-            self._file.write(_line(entry))
+            while line and (written := self._file.write(line)):  # a part of it, where there is no room for all
+                line = line[written:]
         except OSError as error:
-            raise UsageError(f"cannot write {self._path}: {error.strerror}; make room there.") from None
+            reason = error.strerror or str(error)
+        if line:
+            with suppress(OSError):  # or the next line would be glued to the half of this one
+                self._file.seek(self._file.truncate(self._end))
+            raise UsageError(f"cannot write {self._path}: {reason}; make room there.")
+        self._end = self._file.tell()
+
+
+def check_new(path: Path) -> None:
+    """Refuse to begin a text in a file that cannot be made.
+
+    Raises:
+        UsageError: it is there already, or nothing can be written beside it.
+    """
+    if path.exists():
+        raise UsageError(f"{path} exists; take that text up again (--resume), or give another file.")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        reason = "the folder may not be written" if path.parent.is_dir() else "there is no such folder"
+        raise UsageError(f"cannot write {path}: {reason}; give another file.")
 
 
 def load_text(path: Path) -> SavedText:
@@ -118,8 +147,14 @@ def load_text(path: Path) -> SavedText:
             if "epoch" in entry:
                 text.epoch = max(text.epoch, int(entry["epoch"]))
             else:
+                if text.finish:
+                    raise ValueError("something stands behind the text's end")
                 text.tokens += [int(token) for token in entry["tokens"]]
-                text.finish = str(entry.get("finish", ""))
+                text.finish = entry.get("finish", "")
+                if text.finish not in Verdict.FINISH_REASONS:
+                    raise ValueError(f"finish is {text.finish!r}")
+        if len(text.tokens) >= text.max_tokens + bool(text.finish):
+            raise ValueError(f"{len(text.tokens)} tokens of {text.max_tokens}, and no end")
         check(_as_message(text))
     except (
         ValueError,

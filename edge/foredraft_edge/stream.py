@@ -10,10 +10,11 @@ from typing import Literal
 
 from typing_extensions import Self
 
-from foredraft_shared.errors import DeadlineMissed, UsageError
+from foredraft_shared.errors import DeadlineMissed, PromptTooLong, UsageError
 from foredraft_shared.messages import FinishReason, Position, SamplingParams, TokenId
 from foredraft_shared.models import Detokenizer, Tokenizer
 
+from .deadlines import deadline_in
 from .drafters.base import Drafter
 from .loop import Commit, LoopStatistics, RoundLoop
 from .planner import Measurements
@@ -104,7 +105,11 @@ class TokenStream(Iterator[TokenEvent]):
         """Behind the provisional text."""
         self._provisional: dict[Position, TokenId] = {}
         """Provisional tokens handed out and not yet replaced."""
-        self.restored_text = "".join(self._push(self._detokenizer, token, "") for token in restored)
+        self.restored_text = "".join(
+            self._push(self._detokenizer, token, finish if index == len(restored) - 1 else "")
+            for index, token in enumerate(restored)
+        )
+        self._stopped = False
         self._loop = source if isinstance(source, RoundLoop) else None
         self._finish: FinishReason = finish
         self._end: Position = len(prompt) + len(restored)
@@ -138,18 +143,23 @@ class TokenStream(Iterator[TokenEvent]):
         """
         if self._loop is None:
             raise UsageError("steps with a deadline need a server; in mode edge, iterate instead.")
-        if count < 1 or not deadline_ms > 0:
-            raise UsageError(f"cannot take {count} tokens within {deadline_ms} ms; ask for at least one, in some time.")
+        if not isinstance(count, int) or count < 1:
+            raise UsageError(f"cannot take {count!r} tokens; ask for a whole number of them, at least one.")
+        due_ns = deadline_in(deadline_ms, time.perf_counter_ns())
         until = self._end + count
-        self._loop.step(until, time.perf_counter_ns() + int(deadline_ms * 1e6))
+        self._loop.step(until, due_ns)
         events: list[TokenEvent] = []
         for event in self._events:
             if event is not None:
                 events.append(event)
             elif not events:
                 raise DeadlineMissed(
-                    f"no token within {deadline_ms:g} ms (the server is {self.state}); allow more time, or let the "
-                    "draft model go on alone (on_disconnect='edge')."
+                    f"no token within {deadline_ms:g} ms (the server is {self.state}); allow more time"
+                    + (
+                        ", or go on with what there is."
+                        if self._loop.goes_on_alone
+                        else ", or let the draft model go on alone (on_disconnect='edge')."
+                    )
                 )
             if event is None or self._end >= until:
                 break
@@ -159,6 +169,31 @@ class TokenStream(Iterator[TokenEvent]):
     def close(self) -> None:
         """Stop writing; the server frees the session."""
         self._events.close()
+
+    def stopper(self) -> Callable[[], None]:
+        """A call that stops the writing from any thread within a few hundredths of a second: whoever iterates finds the end
+        then, and no ``finish``. To be asked for before the first token."""
+        if self._loop is not None:
+            self._loop.expect_stop()
+
+        def stop() -> None:
+            self._stopped = True
+            if self._loop is not None:
+                self._loop.stop()
+
+        return stop
+
+    def whole(self) -> Generation:
+        """Iterate to the end: the answer that stands then."""
+        events = standing(self)
+        return Generation(
+            "".join(event.text for event in events),
+            tuple(event.token for event in events),
+            tuple(event.origin for event in events),
+            self.finish,
+            self.statistics,
+            self.measured,
+        )
 
     @property
     def state(self) -> SessionState:
@@ -197,6 +232,8 @@ class TokenStream(Iterator[TokenEvent]):
         """The events; ``None`` when the deadline of a step has passed."""
         with hold(), closing(commits):
             for commit in commits:
+                if self._stopped:
+                    return
                 if not commit.tokens:
                     yield None
                 for index, token in enumerate(commit.tokens):
@@ -245,10 +282,32 @@ class TokenStream(Iterator[TokenEvent]):
 def write_alone(
     drafter: Drafter, prompt: Sequence[TokenId], params: SamplingParams, max_tokens: int, stop_tokens: Sequence[TokenId]
 ) -> Generator[Commit, None, None]:
-    """What the draft model writes by itself; never verified."""
+    """What the draft model writes by itself; never verified. It ends, as ``length``, also where the draft has no more to say.
+
+    Raises:
+        PromptTooLong: the draft cannot read so long a prompt.
+        UsageError: the draft has nothing to say, while iterating.
+    """
+    context = getattr(drafter, "context", None)  # of those with a model
+    if isinstance(context, int) and len(prompt) >= context:
+        raise PromptTooLong(
+            f"the prompt has {len(prompt)} tokens, but the draft's context is {context}; shorten it, or ask a server."
+        )
+    return _written_alone(drafter, prompt, params, max_tokens, stop_tokens)
+
+
+def _written_alone(
+    drafter: Drafter, prompt: Sequence[TokenId], params: SamplingParams, max_tokens: int, stop_tokens: Sequence[TokenId]
+) -> Generator[Commit, None, None]:
     drafter.begin(prompt)
-    for index, proposal in enumerate(drafter.draft(max_tokens, params)):
-        finish = "stop" if proposal.token in stop_tokens else "length" if index + 1 == max_tokens else ""
-        yield Commit(len(prompt) + index, (proposal.token,), 1, finish)
-        if finish:
-            return
+    position, held = len(prompt), None  # a token is held back until it is known whether it is the last
+    for proposal in drafter.draft(max_tokens, params):
+        if held is not None:
+            yield Commit(position, (held,), 1, "")
+            position += 1
+        held = proposal.token
+        if held in stop_tokens:
+            break
+    if held is None:
+        raise UsageError("the draft has nothing to say to this; draft with a model, or ask a server.")
+    yield Commit(position, (held,), 1, "stop" if held in stop_tokens else "length")

@@ -313,3 +313,16 @@ def test_a_long_stream_that_the_cloud_ended_unheard_is_told_from_where_the_devic
     final = [token for _, commit in writer.commits if not commit.provisional for token in commit.tokens]
     assert final == continuation(PROMPT, GREEDY, 200)
     assert world.clock.now() < 20.0
+
+
+def test_a_text_that_the_device_completes_after_the_patience_has_ended_is_told_to_its_end():
+    world = World(pass_s=0.04)
+    drafter = ToyDrafter(0.8, clock=world.clock, token_s=2.0)
+    writer = world.writer(
+        PROMPT, GREEDY, drafter, FixedPlanner(4), max_tokens=24, options=LoopOptions(on_disconnect="edge")
+    )
+    assert writer.step()
+    world.stop()
+    writer.write()
+    assert writer.loop.finish == writer.commits[-1][1].finish == "length"
+    assert len(writer.text) + len(writer.provisional) == 24

@@ -347,3 +347,13 @@ def test_rounds_that_take_longer_than_they_should_are_believed_soon():
 
 def test_unlucky_rounds_say_little_against_the_formula():
     assert wrong_after(82.5, accepted=0, rounds=8) < 1.1
+
+
+def test_a_text_taken_up_where_it_is_longer_than_the_last_is_another_text():
+    planner = told(draft_ms=5.0, rtt_ms=5.0, verify_ms=20.0, acceptance=0.9)
+    planner.plan(0, 100)
+    planner.plan(80, 20)
+    planner._lost_ms = 123.0
+    planner.began()
+    planner.plan(300, 100)
+    assert planner._lost_ms == 0.0

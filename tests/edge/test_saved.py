@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import resource
 from pathlib import Path
 
 import pytest
@@ -138,3 +139,34 @@ def test_a_text_taken_up_is_in_an_epoch_of_its_own(tmp_path: Path, written: tupl
         journal.close()
         assert ledger.epoch == epoch
         assert tuple(ledger.written) == written
+
+
+@pytest.mark.parametrize(
+    "line", ['{"tokens":[1],"finish":"zzz"}', '{"tokens":[1],"finish":null}', '{"tokens":[1,1,1,1]}', '{"tokens":[]}']
+)
+def test_an_end_that_cannot_be_is_refused(path: Path, line: str):
+    SessionFile(path, dataclasses.replace(text(), max_tokens=3), begin=True).close()
+    with open(path, "a") as file:
+        file.write('{"tokens":[1,1,1],"finish":"stop"}\n' if "[]" in line else "")
+        file.write(line + "\n")
+    with pytest.raises(UsageError, match="damaged"):
+        load_text(path)
+    path.write_text(path.read_text().splitlines()[0] + '\n{"tokens":[1,1,1]}\n')
+    with pytest.raises(UsageError, match="no end"):
+        load_text(path)
+
+
+def test_a_line_that_is_written_in_part_is_an_error_and_taken_back(path: Path):
+    file = written(path)
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 20, hard))
+    try:
+        with pytest.raises(UsageError, match="make room"):
+            file.committed((11111, 22222, 33333), "")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before
+    file.committed((8,), "")
+    file.close()
+    assert load_text(path).tokens == [4, 5, 6, 8]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import shutil
 import time
@@ -16,10 +17,11 @@ from toy_world import VOCABULARY, ToyDrafter, continuation
 
 from foredraft_cloud.options import EngineOptions
 from foredraft_cloud.toy import ToyTarget
-from foredraft_edge import Client
+from foredraft_edge import AsyncClient, Client
+from foredraft_edge.drafters.ngram import NgramDrafter
 from foredraft_edge.stream import TokenEvent, standing
 from foredraft_edge.watch import SessionState
-from foredraft_shared.errors import DeadlineMissed, LinkLost, ModelChanged, TakenOver, UsageError
+from foredraft_shared.errors import DeadlineMissed, LinkLost, ModelChanged, PromptTooLong, TakenOver, UsageError
 from foredraft_shared.messages import CloudMessage, Draft, EdgeMessage, Open, Resume, SamplingParams, Verdict
 from foredraft_shared.models import Tokenizer
 from foredraft_shared.transports.base import Transport
@@ -305,3 +307,107 @@ def test_copies_of_a_text_taken_up_by_one_client_are_in_epochs_of_their_own(
                 again.close()
                 assert written == [*begun, *truth[len(begun) :]][: len(written)]
     assert len(set(transport.epochs)) == len(transport.epochs)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"prompt": ""},
+        {"prompt": "  "},
+        {"prompt": None},
+        {"prompt": 5},
+        {"prompt": b"abc"},
+        {"prompt": ["hello"]},
+        {"prompt": [1.7, 2]},
+        {"prompt": [2**31]},
+        {"prompt": [-1]},
+        {"prompt": [{"content": "no role"}]},
+        {"stop_tokens": [-1]},
+        {"stop_tokens": range(300)},
+        {"temperature": 1.0, "seed": 1.5},
+        {"temperature": "1"},
+        {"max_tokens": 1.5},
+        {"max_tokens": 2**33},
+        {"deadline_ms": float("inf")},
+        {"deadline_ms": float("nan")},
+        {"deadline_ms": "soon"},
+    ],
+)
+def test_what_a_program_gets_wrong_is_said_in_one_line(tokenizer: Tokenizer, wrong: dict[str, Any], tmp_path: Path):
+    with connected(tokenizer) as (client, _):
+        with pytest.raises(UsageError):
+            client.stream(**{"prompt": PROMPT, "save": tmp_path / "text", **wrong})
+        assert not list(tmp_path.iterdir())
+        assert client.generate(PROMPT, max_tokens=2, stop_tokens=(), deadline_ms=1e300).finish == "length"
+
+
+def test_a_text_that_was_refused_or_never_begun_leaves_no_file_and_nothing_locked(tokenizer: Tokenizer, tmp_path: Path):
+    path = str(tmp_path / "text")
+    with connected(tokenizer) as (client, _):
+        drafter, client.drafter = client.drafter, None
+        with pytest.raises(UsageError, match="needs a draft model"):
+            client.stream(PROMPT, save=path, on_disconnect="edge")
+        client.drafter = drafter
+        client.stream(PROMPT, save=path).close()
+        assert not list(tmp_path.iterdir())
+        stop = client.generate(PROMPT, max_tokens=9, stop_tokens=()).tokens[5]
+        whole = client.generate(PROMPT, max_tokens=9, stop_tokens=(stop,), save=path)
+        assert whole.finish == "stop"
+        assert client.resume(path).restored_text == whole.text
+        with pytest.raises(UsageError, match="exists"):
+            client.stream(PROMPT, save=path)
+
+
+def test_alone_a_prompt_that_is_too_long_or_a_draft_without_a_word_is_said(tokenizer: Tokenizer):
+    class Short(ToyDrafter):
+        context = 8
+
+    with connected(tokenizer) as (client, _):
+        client.drafter = Short(0.8)
+        with pytest.raises(PromptTooLong, match="context is 8"):
+            client.generate([1] * 8, mode="edge")
+        client.drafter = NgramDrafter()
+        with pytest.raises(UsageError, match="nothing to say"):
+            client.generate(PROMPT, mode="edge")
+        generation = client.generate([*range(1, 9)] * 3, mode="edge", max_tokens=500, stop_tokens=())
+        assert generation.finish == "length"
+
+
+def test_who_goes_on_alone_already_is_not_advised_to(tokenizer: Tokenizer):
+    with connected(tokenizer) as (client, transport):
+        transport.kill()
+        stream = client.stream(PROMPT, on_disconnect="edge")
+        with pytest.raises(DeadlineMissed) as caught:
+            stream.take(8, deadline_ms=0.001)
+        assert "on_disconnect" not in str(caught.value)
+        stream.close()
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_cancelling_stops_the_writing(tokenizer: Tokenizer, lost: bool):
+    class SlowToyTarget(ToyTarget):
+        def verify(self, *arguments: Any, **options: Any) -> Any:
+            time.sleep(0.01)
+            return super().verify(*arguments, **options)
+
+    async def main(transport: FaultyTransport) -> None:
+        async with AsyncClient(None, ToyDrafter(0.8), tokenizer=tokenizer, transport=transport) as client:
+
+            async def read() -> None:
+                async for event in client.stream(PROMPT, max_tokens=3000, stop_tokens=()):
+                    if event.position == 20:
+                        transport.kill()
+
+            begun = time.monotonic()
+            endless = read() if lost else client.generate(PROMPT, max_tokens=3000, stop_tokens=(), mode="cloud")
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(endless, 0.6)
+            transport.heal()
+            generation = await client.generate(PROMPT, max_tokens=4, stop_tokens=())
+            assert list(generation.tokens) == continuation(PROMPT, GREEDY, 4)
+            assert time.monotonic() - begun < 5.0
+
+    with real_world.serving(
+        SlowToyTarget(vocabulary=VOCABULARY), "memory", fingerprint=tokenizer.fingerprint, model="toy"
+    ) as service:
+        asyncio.run(main(FaultyTransport(service.connect(), Faults())))
