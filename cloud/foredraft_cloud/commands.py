@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -16,6 +17,7 @@ from foredraft_shared.errors import UsageError
 from foredraft_shared.models import open_model
 
 from .arithmetic import DTYPE_HELP, check_arithmetic
+from .identity import certificate, operator_secret
 from .journal import configure_logs
 from .keys import data_folder
 from .listening import Listening, needs_keys
@@ -48,7 +50,9 @@ def serve(
             "a C++ compiler; in torch otherwise."
         ),
     ] = True,
-    context: Annotated[int | None, typer.Option(help="Longest session in tokens; by default the model's own.")] = None,
+    context: Annotated[
+        int | None, typer.Option(min=1, help="Longest session in tokens; by default the model's own.")
+    ] = None,
     max_sessions: Annotated[
         int, typer.Option(min=1, help="Sessions active at once; those that are silent are parked and do not count.")
     ] = 16,
@@ -113,6 +117,8 @@ def serve(
     if lossy_exit is not None and (drop_confidence is not None or exits not in (None, "none")):
         raise UsageError("--lossy-exit makes that layer the last one; leave --exits and --drop-confidence out.")
     configure_logs(log_format, log_level)
+    if ready_file is not None:
+        _check_ready_file(ready_file)
     # The address is taken before the model is loaded: a port in use should not cost a minute to find out.
     reachable = needs_keys(bind)
     listening = Listening(bind, secure=secure or reachable, folder=data or data_folder())
@@ -120,6 +126,11 @@ def serve(
     watch: Watch | None = None
     try:
         watch = Watch(metrics, data or data_folder())
+        if control is None and reachable:
+            control = f"{bind.removeprefix('tcp://').rpartition(':')[0]}:{CONTROL_PORT}"
+        if control not in (None, "none") and (secure or reachable):
+            certificate(data or data_folder())  # for the same reason: a damaged file is told now
+            operator_secret(data or data_folder())
         from .caps import Caps
         from .decoder import load_target  # torch takes seconds to import
         from .engine import EngineOptions
@@ -172,63 +183,75 @@ def serve(
             observer=watch.observer,
         )
         watch.show(server)
-        if control is None and reachable:
-            control = f"{bind.removeprefix('tcp://').rpartition(':')[0]}:{CONTROL_PORT}"
         listening.guard(server, None if control == "none" else control, (endpoint,) if endpoint else ())
-    except BaseException:
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            if number == signal.SIGTERM and server.health == "ready":
+                server.drain(grace)
+            else:  # Ctrl-C, or somebody is losing patience
+                server.stop()
+
+        signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGTERM, stop)
+        facts = {
+            "address": listener.address,
+            "control": listening.control.address if listening.control else "",
+            "metrics": watch.http.url if watch.http else "",
+            "model": opened.name,
+            "fingerprint": opened.tokenizer.fingerprint,
+            "layers": target.exits[-1],
+            "exits": list(target.exits[:-1]),
+            "dtype": dtype,
+            "lossy_exit": lossy_exit or 0,
+            "context": target.context,
+        }
+        hints = f"hints at {', '.join(map(str, target.exits[:-1]))}" if target.exits[:-1] else "no hints"
+        if lossy_exit is not None:
+            hints = f"[yellow]lossy: layer {lossy_exit} of {opened.config.layers} is taken as final[/]"
+        _say(
+            f"[bold]{opened.name}[/] ({dtype}, {facts['layers']} layers, {hints}) "
+            f"listens on [bold]{listener.address}[/]; Ctrl-C stops it."
+        )
+        if listening.control is not None:
+            _say(
+                "enrolled devices only; `foredraft keys token --control HOST:"
+                f"{listening.control.address.rpartition(':')[2]}` lets one enrol."
+            )
+        if ready_file is not None:
+            _write_ready_file(ready_file, json.dumps(facts) + "\n")
+        server.serve()
+    finally:
         if watch is not None:
             watch.close()
         listening.close()
-        raise
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGTERM and server.health == "ready":
-            server.drain(grace)
-        else:  # Ctrl-C, or somebody is losing patience
-            server.stop()
-
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
-    facts = {
-        "address": listener.address,
-        "control": listening.control.address if listening.control else "",
-        "metrics": watch.http.url if watch.http else "",
-        "model": opened.name,
-        "fingerprint": opened.tokenizer.fingerprint,
-        "layers": target.exits[-1],
-        "exits": list(target.exits[:-1]),
-        "dtype": dtype,
-        "lossy_exit": lossy_exit or 0,
-        "context": target.context,
-    }
-    hints = f"hints at {', '.join(map(str, target.exits[:-1]))}" if target.exits[:-1] else "no hints"
-    if lossy_exit is not None:
-        hints = f"[yellow]lossy: layer {lossy_exit} of {opened.config.layers} is taken as final[/]"
-    Console(stderr=True).print(
-        f"[bold]{opened.name}[/] ({dtype}, {facts['layers']} layers, {hints}) "
-        f"listens on [bold]{listener.address}[/]; Ctrl-C stops it.",
-        soft_wrap=True,
-        highlight=False,
-    )
-    if listening.control is not None:
-        Console(stderr=True).print(
-            "enrolled devices only; `foredraft keys token --control HOST:"
-            f"{listening.control.address.rpartition(':')[2]}` lets one enrol.",
-            soft_wrap=True,
-            highlight=False,
-        )
-    if ready_file is not None:
-        partial = ready_file.with_name(f"{ready_file.name}.{os.getpid()}")
-        partial.write_text(json.dumps(facts) + "\n")
-        partial.replace(ready_file)
-    try:
-        server.serve()
-    finally:
-        watch.close()
-        listening.close()
     done = server.statistics
-    Console(stderr=True).print(
-        f"stopped after {done.passes} passes: {done.committed} tokens, {done.accepted} of {done.drafted} drafted ones right.",
-        soft_wrap=True,
-        highlight=False,
+    _say(
+        f"stopped after {done.passes} passes: {done.committed} tokens, {done.accepted} of {done.drafted} drafted ones right."
     )
+
+
+def _say(line: str) -> None:
+    """For whoever reads standard error; a server runs on where nobody can (see :class:`~foredraft_cloud.journal.LogStream`)."""
+    with suppress(OSError, SystemExit):  # rich would end the process for a pipe that is closed
+        Console(stderr=True).print(line, soft_wrap=True, highlight=False)
+
+
+def _check_ready_file(path: Path) -> None:
+    if path.is_dir():
+        raise UsageError(f"--ready-file {path} is a folder; name a file in it.")
+    if not path.parent.is_dir():
+        raise UsageError(f"--ready-file {path}: there is no folder {path.parent}; make it, or name another file.")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"--ready-file {path}: you may not write into {path.parent}; name another file.")
+
+
+def _write_ready_file(path: Path, text: str) -> None:
+    """Whole or not at all: who waits for it reads it as soon as it is there."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(text)
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise UsageError(f"cannot write --ready-file {path} ({error.strerror}); name another file.") from None

@@ -7,9 +7,12 @@ written once, where it is noticed: a device that repeats a refused message does 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections import OrderedDict
-from typing import Literal, TypeAlias
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Literal, TextIO, TypeAlias
 
 import structlog
 
@@ -21,7 +24,7 @@ from .audit import LINES_PER_SECOND, short
 from .observer import Closing, Opening, Unobserved
 from .sessions import Session
 
-__all__ = ["LOG_FORMATS", "LOG_LEVELS", "Journal", "LogFormat", "configure_logs"]
+__all__ = ["LOG_FORMATS", "LOG_LEVELS", "Journal", "LogFormat", "LogStream", "configure_logs"]
 
 LogFormat: TypeAlias = Literal["console", "json"]
 LOG_FORMATS = ("console", "json")
@@ -40,22 +43,73 @@ def configure_logs(form: str, level: str) -> None:
     if level not in LOG_LEVELS:
         raise UsageError(f"log level is {level!r}; choose {', '.join(LOG_LEVELS)}.")
     as_json = form == "json"
-    renderer = (
-        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
+    colours = sys.stderr is not None and sys.stderr.isatty()
+    processors: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True) if as_json else structlog.processors.TimeStamper("%X"),
+        *((structlog.processors.dict_tracebacks,) if as_json else ()),
+        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=colours),
+    ]
+
+    def told(lost: int) -> str:
+        line: Any = {"event": "lines of the log are lost: it could not be written", "lost": lost}
+        for process in processors:
+            line = process(None, "warning", line)
+        return str(line)
+
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True)
-            if as_json
-            else structlog.processors.TimeStamper("%X"),
-            *((structlog.processors.dict_tracebacks,) if as_json else ()),
-            renderer,
-        ],
+        processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(LogStream(sys.stderr, told)),  # type: ignore[arg-type]
     )
+
+
+class LogStream:
+    """Where lines go that nobody may have to read: a closed pipe or a full disk ends the log, not the server.
+
+    Lines that cannot be written are counted, and told of before the next one that can. Past the stream's own buffer, where
+    its file has a number: what lay there would be written later, or fail once more when the process ends.
+
+    Args:
+        stream: ``None`` for a process that was started without one.
+        told: the line, without its end, that says how many were lost.
+    """
+
+    def __init__(self, stream: TextIO | None, told: Callable[[int], str]) -> None:
+        self._stream = stream
+        self._told = told
+        self._lost = 0
+        self._torn = False
+
+    def write(self, line: str) -> None:
+        """Write a line, its end included, or count it as lost; never raises."""
+        if self._lost and self._written(f"{self._told(self._lost)}\n"):
+            self._lost = 0
+        if self._lost or not self._written(line):
+            self._lost += 1
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def _written(self, line: str) -> bool:
+        if self._stream is None:
+            return False
+        try:
+            number = None
+            with suppress(OSError):  # no file of the system's: a test's, a notebook's
+                number = self._stream.fileno()
+            if number is None:
+                self._stream.write(line)
+                self._stream.flush()
+                return True
+            left = ("\n" if self._torn else "").encode() + line.encode("utf-8", "backslashreplace")
+            while left:
+                left = left[os.write(number, left) :]
+                self._torn = bool(left)
+        except (OSError, ValueError):  # ValueError: the stream is closed
+            return False
+        return True
 
 
 class Journal(Unobserved):

@@ -6,12 +6,14 @@ Exit codes: 0 done, 1 it could not be done, 2 it was not asked for rightly, 130 
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -25,6 +27,28 @@ from .version import version
 __all__ = ["main"]
 
 _FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
+
+_ROOM = "make room on the disk"
+_RIGHTS = "see to who may read and write there, or name another place"
+_PATH = "look at how the path is written"
+_REMEDIES = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EFBIG: "raise the limit on the size of files (`ulimit -f`), or name another disk",
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EROFS: "name a place that can be written to",
+    errno.ENOENT: _PATH,
+    errno.ENOTDIR: _PATH,
+    errno.EISDIR: "name a file in it",
+    errno.ENAMETOOLONG: "name a shorter one",
+    errno.ELOOP: "look at where its links lead",
+    errno.EMFILE: "raise the limit on open files (`ulimit -n`)",
+    errno.ENFILE: "close some of what runs on this machine",
+    errno.ENOMEM: "free some memory",
+    errno.EIO: "look at the disk",
+}
+"""What the system refuses for reasons that are no bug of ours, and what to do."""
 
 _root = typer.Typer(name="foredraft", cls=Groups, no_args_is_help=True)
 
@@ -66,9 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has left (`foredraft … | head`). The interpreter flushes stdout once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _FAILED
+        return _FAILED  # whoever read our output has left (`foredraft … | head`)
     except typer.Abort:
         _complain("stopped.")
         return _FAILED
@@ -78,11 +100,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _show_trace_if_asked()
         _complain(str(error) or f"{type(error).__doc__}")
         return _USAGE if isinstance(error, UsageError) else _FAILED
-    except Exception as error:
+    except OSError as error:
         shown = _show_trace_if_asked()
-        hint = "please report it" if shown else "set FOREDRAFT_DEBUG=1 to see where, and please report it"
-        _complain(f"unexpected {type(error).__name__}: {error}; {hint}.")
+        _complain(_refused_by_the_system(error) or _unexpected(error, shown))
         return _FAILED
+    except Exception as error:
+        _complain(_unexpected(error, _show_trace_if_asked()))
+        return _FAILED
+    finally:
+        _give_up_what_cannot_be_written()
+
+
+def _refused_by_the_system(error: OSError) -> str:
+    """What the system would not do, and what helps; empty where only who knows the code can say."""
+    remedy = _REMEDIES.get(error.errno or 0)
+    if remedy is None or (error.errno == errno.ENOENT and not error.filename):
+        return ""
+    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+    return f"{where}{error.strerror}; {remedy}, then try again."
+
+
+def _unexpected(error: Exception, shown: bool) -> str:
+    hint = "please report it" if shown else "set FOREDRAFT_DEBUG=1 to see where, and please report it"
+    return f"unexpected {type(error).__name__}: {error}; {hint}."
 
 
 def _explained(error: ModuleNotFoundError, arguments: Sequence[str]) -> Exception:
@@ -113,7 +153,20 @@ def _origin(error: typer.TyperException, context: Any) -> str:
 
 def _complain(message: str) -> None:
     line = Text.assemble(("error: ", "bold red"), " ".join(message.split()))
-    Console(stderr=True).print(line, soft_wrap=True)
+    with suppress(OSError, SystemExit):  # nobody can read it (for a closed pipe rich would exit); the code says as much
+        Console(stderr=True).print(line, soft_wrap=True)
+
+
+def _give_up_what_cannot_be_written() -> None:
+    """The interpreter writes at its end what lies in its streams, and would put an exit code of its own in place of ours."""
+    stream: TextIO | None
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _show_trace_if_asked() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -13,10 +14,12 @@ from pathlib import Path
 import pytest
 
 from foredraft_bench.processes import CloudProcess
+from foredraft_cloud.identity import certificate
 from foredraft_edge.link import Link
 from foredraft_shared.errors import PromptTooLong
 from foredraft_shared.ledger import Ledger
 from foredraft_shared.messages import Failure, Open, Verdict
+from foredraft_shared.private_files import write_private
 from foredraft_shared.transports.zmq import ZmqTransport
 
 pytestmark = pytest.mark.timeout(60)
@@ -97,3 +100,49 @@ def test_caps_are_options():
             pass
         assert isinstance(said, Failure)
         assert (said.code, said.session) == (PromptTooLong.code, b"l" * 16)
+
+
+def refused(*options: str, code: int = 2) -> str:
+    """The one line with which a server does not begin."""
+    done = subprocess.run(
+        [sys.executable, "-m", "toy_serve", str(os.getpid()), "", "serve", "toy", *options],
+        capture_output=True,
+        text=True,
+        timeout=40,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    *said, line = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert all("listens on" in each for each in said)
+    return line
+
+
+@pytest.mark.parametrize("context", ["-5", "0"])
+def test_a_context_of_no_tokens_is_refused(context: str):
+    assert "--context" in refused("--context", context)
+
+
+def test_a_ready_file_that_cannot_be_written_is_said_before_the_model_is_loaded(tmp_path: Path):
+    assert "there is no folder" in refused("--ready-file", str(tmp_path / "nowhere" / "ready.json"))
+    assert "is a folder" in refused("--ready-file", str(tmp_path))
+
+
+def test_a_ready_file_that_cannot_be_written_after_all_ends_the_server_in_one_line(tmp_path: Path):
+    """A name that is just short enough, but not with our number behind it."""
+    line = refused("--bind", "tcp://127.0.0.1:0", "--ready-file", str(tmp_path / ("r" * 255)))
+    assert "cannot write --ready-file" in line
+    assert not list(tmp_path.glob("r*"))
+
+
+def test_keys_that_are_damaged_are_said_in_one_line(tmp_path: Path):
+    data = tmp_path / "data"
+    for name in ("control.key", "operator.secret"):
+        write_private(data / name, b"")
+        if name == "control.key":
+            write_private(data / "control.crt", certificate(tmp_path / "other").chain)
+        options = ("--secure", "--bind", "tcp://127.0.0.1:0", "--control", "127.0.0.1:0", "--data", str(data))
+        assert f"{name} is damaged" in refused(*options)
+        (data / name).unlink()
+    write_private(data / "control.key", b"")
+    assert "control.key is damaged" in refused("--metrics", "0.0.0.0:0", "--data", str(data))

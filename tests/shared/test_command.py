@@ -52,6 +52,16 @@ def fail(kind: str) -> None:
         {}["key"]
     if kind == "empty":
         raise LinkLost
+    if kind == "file":
+        open(os.devnull + "/file", "w")
+    if kind == "disk":
+        raise OSError(28, "No space left on device")
+    if kind == "nowhere":
+        open("/no/such/folder/file", "w")
+    if kind == "network":
+        raise ConnectionRefusedError(111, "Connection refused")
+    if kind == "say":
+        print("something")
     if kind == "pipe":
         for number in range(100_000):
             print(number)
@@ -77,7 +87,8 @@ def environment(tmp_path: Path) -> dict[str, str]:
     (site / "sample_commands.py").write_text(SAMPLE)
     (site / "sample_heavy.py").write_text(HEAVY)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("FOREDRAFT_")}
-    return inherited | {"PYTHONPATH": str(site), "XDG_CONFIG_HOME": str(tmp_path / "config"), "COLUMNS": "200"}
+    path = os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))  # these sources, wherever they lie
+    return inherited | {"PYTHONPATH": path, "XDG_CONFIG_HOME": str(tmp_path / "config"), "COLUMNS": "200"}
 
 
 def foredraft(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -129,12 +140,35 @@ def test_help_lists_every_group_and_imports_none(environment: dict[str, str]) ->
         ("missing", 1, "needs surely_no_such_package, which is not installed; run: pip install 'sample-commands'"),
         ("bug", 1, "unexpected KeyError: 'key'; set FOREDRAFT_DEBUG=1"),
         ("empty", 1, "The peer does not answer, or nobody is there."),
+        ("file", 1, "error: /dev/null/file: Not a directory; look at how the path is written, then try again."),
+        ("disk", 1, "error: No space left on device; make room on the disk, then try again."),
+        ("nowhere", 1, "error: /no/such/folder/file: No such file or directory; look at how the path"),
+        ("network", 1, "unexpected ConnectionRefusedError"),
     ],
 )
 def test_every_error_is_one_line(environment: dict[str, str], kind: str, code: int, words: str) -> None:
     done = foredraft(environment, "fail", kind)
     assert done.returncode == code
     assert words in complaint(done)
+    assert ("report" in done.stderr) == words.startswith("unexpected")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the full disk is Linux's")
+def test_output_that_finds_no_room_is_one_line_and_errors_that_find_none_keep_their_code(
+    environment: dict[str, str],
+) -> None:
+    command = [sys.executable, "-m", "foredraft_shared", "fail"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*command, "say"], env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+        assert done.returncode == 1
+        assert "No space left on device; make room" in complaint(done)  # type: ignore[arg-type]
+        assert subprocess.run([*command, "prompt"], env=environment, stderr=full, check=False).returncode == 2
+    reader, writer = os.pipe()
+    os.close(reader)
+    assert subprocess.run([*command, "prompt"], env=environment, stderr=writer, check=False).returncode == 2
+    os.close(writer)
 
 
 def test_the_trace_is_there_for_the_asking(environment: dict[str, str]) -> None:
