@@ -2,14 +2,19 @@
 
 Libzmq asks an authenticator (``ZAP``, pyzmq runs it in a thread) about every handshake; what is refused before that, since
 the other side does not encrypt or expects another server, is told by the socket's monitor.
+
+While the key store cannot be read, nobody can be told from a device that was revoked. So nobody new is let in: he is told to
+try again later (status 300 of ZAP), and does. Who is connected may speak for a few seconds more; then nobody may, until the
+store can be read. Unless another program merely holds it: then nothing can have been revoked in it either.
 """
 
 from __future__ import annotations
 
 import contextlib
-import sqlite3
+import math
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 import zmq
@@ -18,6 +23,7 @@ from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils import z85
 from zmq.utils.monitor import recv_monitor_message
 
+from foredraft_shared.errors import KeyStoreBusy
 from foredraft_shared.transports.curve import ZAP_DOMAIN, KeyPair, server_keys
 
 from .audit import NO_KEYS, Audit, Knocks, short
@@ -26,9 +32,25 @@ from .keys import KeyStore
 __all__ = ["Access"]
 
 _LOOK_EVERY_S = 0.5
+_BLIND_S = 10.0
+"""For how long devices that are connected may go on when nobody has looked for keys that were revoked. Longer than the key
+store waits for another program."""
 _EVENTS = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_MONITOR_STOPPED
 _MECHANISM_MISMATCH = 0x11000002  # ZMQ_PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
 _CRYPTOGRAPHIC = 0x11000001  # ZMQ_PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC
+
+
+class _Authenticator(ThreadAuthenticator):
+    """Pyzmq's own, which knows no refusal but a final one: a device that hears 400 does not try again."""
+
+    for_now = False
+    """Whether what is being refused may be let in later; of the authenticator's thread."""
+
+    def _send_zap_reply(
+        self, request_id: bytes, status_code: bytes, status_text: bytes, user_id: str = "anonymous"
+    ) -> None:
+        code = b"300" if status_code == b"400" and self.for_now else status_code
+        super()._send_zap_reply(request_id, code, status_text, user_id)
 
 
 class Access:
@@ -44,7 +66,10 @@ class Access:
         self._audit = audit
         self._knocks = Knocks(audit)
         self._secure = server_keys(keys)
-        self._revoked = store.revoked()
+        self._revoked: Mapping[str, str] = store.revoked()
+        """Replaced as a whole: three threads look into it."""
+        self._looked_at = math.inf
+        """When it was last known who is revoked."""
         self._told_of: set[str] = set()
         """Revoked devices whose talking on has its line."""
         self._watching: threading.Thread | None = None
@@ -52,7 +77,7 @@ class Access:
         self._monitor: zmq.Socket[bytes] | None = None
         self._listening: threading.Thread | None = None
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._authenticator = ThreadAuthenticator(self.context)
+        self._authenticator = _Authenticator(self.context)
         self._authenticator.start()
         # The exact domain: with '*' pyzmq refuses sockets that name one.
         self._authenticator.configure_curve_callback(domain=ZAP_DOMAIN, credentials_provider=self)
@@ -67,18 +92,19 @@ class Access:
         self._listening.start()
 
     def admits(self, identity: str) -> bool:
-        """Whether a device that is connected may still speak; called by the listener for each message."""
-        if not identity:
-            return False  # cannot be: the authenticator names whom it lets in
+        """Whether a device that is connected may still speak; called by the listener for each message, and never waits."""
+        if not identity or self._blind():
+            return False  # without an identity: cannot be, the authenticator names whom it lets in
         if identity in self._revoked:
             if identity not in self._told_of:  # what it had said before it was cut off is read message by message
                 self._told_of.add(identity)
-                self._audit.refused("revoked", device=self._store.name_of(identity), key=short(identity))
+                self._audit.refused("revoked", device=self._revoked[identity], key=short(identity))
             return False
         return True
 
     def watch(self, revoked: Callable[[frozenset[str]], object]) -> None:
         """From now on look for keys that are being revoked, and call ``revoked`` with them, on another thread."""
+        self._looked_at = time.monotonic()
         self._watching = threading.Thread(target=self._watch, args=(revoked,), name="foredraft-revoked", daemon=True)
         self._watching.start()
 
@@ -87,11 +113,13 @@ class Access:
         public_key = z85.encode(key).decode() if len(key) == 32 else key.decode("ascii", "replace")
         try:
             admitted = self._store.admits(public_key)
-        except Exception as error:  # a full disk must not let anybody in, nor end the thread
-            self._audit.refused("the key store cannot be read", error=repr(error), key=short(public_key))
+            name = "" if admitted else self._store.name_of(public_key)
+        except Exception as error:  # whatever it is must not let anybody in, nor end the thread
+            self._authenticator.for_now = True
+            self._audit.refused("the key store cannot be read", error=str(error) or repr(error), key=short(public_key))
             return False
+        self._authenticator.for_now = False
         if not admitted:
-            name = self._store.name_of(public_key)
             self._audit.refused("revoked" if name else "not enrolled", device=name, key=short(public_key))
         return admitted
 
@@ -114,17 +142,36 @@ class Access:
         self.close()
 
     def _watch(self, revoked: Callable[[frozenset[str]], object]) -> None:
+        told: list[str] = []
         while not self._closing.wait(_LOOK_EVERY_S):
             try:
                 now = self._store.revoked()
-            except sqlite3.Error as error:
-                self._audit.refused("the key store cannot be read", error=repr(error))
+            except Exception as error:  # without this thread nobody would ever be revoked
+                if self._closing.is_set():
+                    return
+                if isinstance(error, KeyStoreBusy):
+                    self._looked_at = time.monotonic()
+                why = str(error) or repr(error)
+                for line in ("the key store cannot be read", "everybody, until the key store can be read")[
+                    : 1 + self._blind()
+                ]:
+                    if line not in told:  # not twice a second
+                        told.append(line)
+                        self._audit.refused(line, error=why)
                 continue
-            if fresh := now - self._revoked:
-                self._revoked = now  # first: what it says from now on is not taken any more
-                for key in fresh:
-                    self._audit.done("revoked", device=self._store.name_of(key), key=short(key))
-                revoked(fresh)
+            fresh = {key: name for key, name in now.items() if key not in self._revoked}
+            self._revoked = {**self._revoked, **fresh}  # first: what it says from now on is not taken any more
+            self._looked_at = time.monotonic()
+            if told:
+                told.clear()
+                self._audit.done("the key store can be read again")
+            if fresh:
+                for key, name in fresh.items():
+                    self._audit.done("revoked", device=name, key=short(key))
+                revoked(frozenset(fresh))
+
+    def _blind(self) -> bool:
+        return time.monotonic() - self._looked_at > _BLIND_S
 
     def _listen(self) -> None:
         assert self._monitor is not None

@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha import reflection
 
 from foredraft_protos import control_plane_pb2 as plane
 from foredraft_protos import control_plane_pb2_grpc as plane_grpc
-from foredraft_shared.errors import AddressInUse, EnrolmentRefused, ForedraftError
+from foredraft_shared.errors import AddressInUse, EnrolmentRefused, ForedraftError, KeyStoreError
 from foredraft_shared.messages import PROTOCOL_VERSION, Welcome
 from foredraft_shared.transports.address import parse_host_port
 from foredraft_shared.version import version
@@ -173,6 +173,13 @@ class _Service(plane_grpc.ControlPlaneServicer):  # type: ignore[misc]
         except EnrolmentRefused as error:
             self._audit.refused("enrolment token", why=str(error).partition(";")[0], **facts)
             context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+        except KeyStoreError as error:  # the operator's affair: where the file is, and what is wrong with it
+            self._audit.refused("enrolment", why=str(error), **facts)
+            context.abort(
+                grpc.StatusCode.INTERNAL,
+                "the server cannot use its list of devices; the token stays good: try again, or ask the operator to read the "
+                "server's log.",
+            )
         except ForedraftError as error:
             self._audit.refused("enrolment", why=str(error).partition(";")[0], **facts)
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
@@ -185,7 +192,7 @@ class _Service(plane_grpc.ControlPlaneServicer):  # type: ignore[misc]
     def Drain(self, request: Any, context: Any) -> Any:  # noqa: N802
         shown = dict(context.invocation_metadata()).get("authorization", "")
         shown = shown if isinstance(shown, str) else ""
-        if not hmac.compare_digest(shown.encode(), f"Bearer {self._operator}".encode()):
+        if not self._operator or not hmac.compare_digest(shown.encode(), f"Bearer {self._operator}".encode()):
             self._audit.refused("drain", peer=context.peer())
             context.abort(grpc.StatusCode.PERMISSION_DENIED, "only who can read operator.secret may drain this server.")
         self._audit.done("draining", grace_ms=request.grace_ms, peer=context.peer())

@@ -1,7 +1,8 @@
 """Who may speak to this server: devices by their public keys, and the tokens with which they enrol.
 
 One SQLite file, read and written by the server and by ``foredraft keys`` at the same time. Nothing in it lets anybody in by
-itself: devices keep their secret keys, and of a token only its hash is here.
+itself: devices keep their secret keys, and of a token only its hash is here. Whatever SQLite cannot do (a full disk, a file
+that somebody holds, a damaged one) is a :class:`~foredraft_shared.errors.KeyStoreError`, and has changed nothing.
 
 A token, as an operator hands it to a device, is sixteen random bytes followed by the fingerprint of the server's
 certificate, so that the device knows whom to trust before it says the secret part.
@@ -17,13 +18,13 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from platformdirs import user_data_path
 
-from foredraft_shared.errors import EnrolmentRefused, UsageError
+from foredraft_shared.errors import EnrolmentRefused, KeyStoreBusy, KeyStoreError, UsageError
 from foredraft_shared.private_files import make_private_folder, write_private
 from foredraft_shared.transports.curve import is_key
 
@@ -32,6 +33,10 @@ __all__ = ["Device", "KeyStore", "data_folder", "written_token"]
 TOKEN_BYTES = 16
 MAX_NAME_CHARACTERS = 64
 _SEEN_EVERY_S = 60.0
+_WAIT_MS = 5000
+"""How long to wait for whoever holds the file."""
+_SEEN_WAIT_MS = 50
+"""The same for a note that nobody needs: meanwhile no other device is let in."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS devices (
@@ -72,19 +77,26 @@ class KeyStore:
     Args:
         folder: made if need be.
         clock: seconds since 1970.
+
+    Raises:
+        KeyStoreError: the file cannot be used. So do all methods.
     """
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        path = make_private_folder(folder) / "keys.sqlite"
-        if not path.exists():
-            write_private(path, b"")
-        try:
-            self._connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
-            self._connection.executescript(_TABLES)
-        except sqlite3.Error as error:
-            raise UsageError(f"{path} cannot be used ({error}); restore it, or remove it and enrol anew.") from None
+        self._path = make_private_folder(folder) / "keys.sqlite"
+        if not self._path.exists():
+            write_private(self._path, b"")
+        with self._explained():
+            self._connection = sqlite3.connect(
+                self._path, timeout=_WAIT_MS / 1000, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._connection.executescript(_TABLES)
+            except BaseException:
+                self._connection.close()
+                raise
 
     def close(self) -> None:
         """Let go of the file."""
@@ -92,52 +104,89 @@ class KeyStore:
             self._connection.close()
 
     @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say what an error of SQLite means here, and what to do.
+
+        Told apart by their words and classes: their numbers are known to Python from 3.11 on.
+        """
+        try:
+            yield
+        except sqlite3.ProgrammingError:
+            raise  # a mistake of ours
+        except sqlite3.Error as error:
+            if "locked" in str(error):
+                raise KeyStoreBusy(
+                    f"another program holds {self._path} ({error}); nothing is wrong with the file: try again in a moment, "
+                    "and if that does not help, end what has it open (a backup, sqlite3)."
+                ) from error
+            if isinstance(error, sqlite3.OperationalError) and "no such" not in str(error):
+                raise KeyStoreError(
+                    f"{self._path} cannot be used ({error}); nothing in it was changed: see to room on the disk and to who "
+                    "may write there, then try again."
+                ) from error
+            raise KeyStoreError(
+                f"{self._path} is damaged ({error}); stop the server and restore the file, or remove it and enrol every "
+                "device anew."
+            ) from error
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, self._explained():
+            yield self._connection
+
+    @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """All or nothing, and nobody else in between."""
-        with self._lock:
+        with self._lock, self._explained():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
+                self._connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:  # SQLite itself has ended it, if the disk was full
+                    self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
 
     # --- devices
 
     def devices(self) -> list[Device]:
         """All that were ever let in, oldest first."""
-        with self._lock:
-            rows = self._connection.execute(
+        with self._reading() as connection:
+            rows = connection.execute(
                 "SELECT public_key, name, created, revoked, seen FROM devices ORDER BY created, name"
             ).fetchall()
         return [Device(*row) for row in rows]
 
     def admits(self, public_key: str) -> bool:
-        """Whether a device with this key may connect now; remembers that it did."""
-        with self._lock:
-            row = self._connection.execute(
-                "SELECT revoked, seen FROM devices WHERE public_key = ?", (public_key,)
-            ).fetchone()
+        """Whether a device with this key may connect now; remembers that it did, if that can be written."""
+        with self._reading() as connection:
+            row = connection.execute("SELECT revoked, seen FROM devices WHERE public_key = ?", (public_key,)).fetchone()
         if row is None or row[0] is not None:
             return False
         now = self._clock()
         if row[1] is None or now - row[1] > _SEEN_EVERY_S:
-            with self._writing() as connection:
-                connection.execute("UPDATE devices SET seen = ? WHERE public_key = ?", (now, public_key))
+            with suppress(KeyStoreError):  # a full disk is no reason to keep a device out
+                self._remember(public_key, now)
         return True
+
+    def _remember(self, public_key: str, seen: float) -> None:
+        with self._lock, self._explained():
+            self._connection.execute(f"PRAGMA busy_timeout = {_SEEN_WAIT_MS}")
+            try:
+                self._connection.execute("UPDATE devices SET seen = ? WHERE public_key = ?", (seen, public_key))
+            finally:
+                self._connection.execute(f"PRAGMA busy_timeout = {_WAIT_MS}")
 
     def name_of(self, public_key: str) -> str:
         """What the device of a key is called; empty if there is none."""
-        with self._lock:
-            row = self._connection.execute("SELECT name FROM devices WHERE public_key = ?", (public_key,)).fetchone()
+        with self._reading() as connection:
+            row = connection.execute("SELECT name FROM devices WHERE public_key = ?", (public_key,)).fetchone()
         return str(row[0]) if row else ""
 
-    def revoked(self) -> frozenset[str]:
-        """Keys that were let in once and no longer are."""
-        with self._lock:
-            rows = self._connection.execute("SELECT public_key FROM devices WHERE revoked IS NOT NULL").fetchall()
-        return frozenset(row[0] for row in rows)
+    def revoked(self) -> dict[str, str]:
+        """Keys that were let in once and no longer are, and what their devices were called."""
+        with self._reading() as connection:
+            return dict(connection.execute("SELECT public_key, name FROM devices WHERE revoked IS NOT NULL"))
 
     def add(self, public_key: str, name: str) -> None:
         """Let a device in.

@@ -12,6 +12,8 @@
     │   ├── ModelUnsupported
     │   └── VocabularyMismatch     draft and target do not speak the same token ids
     ├── BackendMissing             an optional package is not installed
+    ├── KeyStoreError              the server's list of devices cannot be read or written
+    │   └── KeyStoreBusy           another program holds it
     ├── LinkError                  the network, or the peer behind it
     │   ├── LinkLost               no answer, or nobody there
     │   ├── AddressInUse
@@ -45,6 +47,8 @@ __all__ = [
     "ForedraftError",
     "InsecureBind",
     "InvalidSampling",
+    "KeyStoreBusy",
+    "KeyStoreError",
     "LinkError",
     "LinkLost",
     "Malformed",
@@ -129,6 +133,19 @@ class BackendMissing(ForedraftError):
     """An optional package is needed for what was asked and is not installed."""
 
     code = "backend_missing"
+
+
+class KeyStoreError(ForedraftError):
+    """The server's list of devices cannot be read, or not be written; nothing in it was changed."""
+
+    code = "key_store"
+
+
+class KeyStoreBusy(KeyStoreError):
+    """Another program holds the server's list of devices; whoever waits may have it."""
+
+    code = "key_store_busy"
+    retryable = True
 
 
 class LinkError(ForedraftError):

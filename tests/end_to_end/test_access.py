@@ -6,6 +6,7 @@ Real sockets on loopback: CURVE, the authenticator, gRPC over TLS; a toy target 
 from __future__ import annotations
 
 import socket
+import sqlite3
 import stat
 import threading
 import time
@@ -19,6 +20,7 @@ import pytest
 from secured_world import Tap, one_line, secured, soon
 from toy_world import continuation
 
+from foredraft_cloud import keys
 from foredraft_cloud.audit import NO_KEYS
 from foredraft_cloud.caps import Caps
 from foredraft_cloud.engine import EngineOptions
@@ -168,6 +170,24 @@ def test_revoked_before_it_comes(tmp_path: Path, audit: Any) -> None:
         service.store.revoke("robot")
         refused(NotEnrolled, connect(), "or revoked")
     assert [(line["what"], line["device"]) for line in audit()] == [("revoked", "robot")]
+
+
+def test_a_store_that_another_program_holds_keeps_a_device_waiting_and_turns_it_not_away(
+    tmp_path: Path, audit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "_WAIT_MS", 50)
+    with secured(tmp_path / "data") as service:
+        _, connect = service.device("robot")
+        with closing(sqlite3.connect(tmp_path / "data" / "keys.sqlite", isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            with pytest.raises(LinkLost), greeted(connect(), 2.0):
+                pass
+            assert audit("the key store cannot be read")
+            link = Link(connect(), where="the server")
+            assert link.receive(1.0) is None  # it tries meanwhile
+            other.execute("ROLLBACK")
+            link.greet(20.0)
+            link.close()
 
 
 def test_a_token_twice(tmp_path: Path, audit: Any) -> None:

@@ -5,6 +5,7 @@ Real sockets on loopback: gRPC over TLS; a toy target behind it.
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from foredraft_shared.errors import (
     EnrolmentRefused,
     LinkLost,
     ServerKeyMismatch,
+    ServerRefused,
     UsageError,
 )
 from foredraft_shared.messages import SamplingParams
@@ -86,6 +88,27 @@ def test_a_server_with_another_certificate_is_not_told_the_token(tmp_path: Path)
     with pytest.raises(LinkLost, match="control plane") as caught_lost:
         enrolling.enrol(two.control, written_token(b"x" * 16, b"y" * 32), "robot", timeout_s=1.0)
     one_line(caught_lost.value)
+
+
+def test_a_server_that_cannot_write_says_so_and_the_token_stays_good(
+    tmp_path: Path, audit: Any, monkeypatch: Any
+) -> None:
+    with secured(tmp_path / "data") as service:
+        token = service.token()
+        store = service.listening._store
+        assert store is not None
+        with monkeypatch.context() as patch:
+
+            def full(*said: object) -> None:
+                with store._explained():
+                    raise sqlite3.OperationalError("database or disk is full")
+
+            patch.setattr(store, "enrol", full)
+            with pytest.raises(ServerRefused, match="the token stays good") as caught:
+                enrolling.enrol(service.control, token, "robot")
+        assert str(tmp_path) not in one_line(caught.value)
+        assert "disk is full" in audit("enrolment")[0]["why"]
+        enrolling.enrol(service.control, token, "robot")
 
 
 # --- the commands ----------------------------------------------------------------------------------------------------
