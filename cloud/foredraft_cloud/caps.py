@@ -21,8 +21,8 @@ class Caps:
     """For each device. How many sessions it may hold is the engine's to count."""
 
     rounds_per_second: float = 200.0
-    """Openings, resumes, drafts and decodes; twice as many at once. A text that is to be read counts as one more round for
-    every 512 tokens."""
+    """Openings, resumes, drafts and decodes; twice as many at once, and one at least. A text that is to be read
+    counts as one more round for every 512 tokens."""
     rounds_in_flight: int = 64
     """How many of these may wait for a pass to end."""
     messages_per_second: float = 1000.0
@@ -98,5 +98,6 @@ class Turnstile:
 
     def _bucket(self, buckets: dict[str, TokenBucket], identity: str, per_second: float) -> TokenBucket:
         if identity not in buckets:
-            buckets[identity] = TokenBucket(per_second, 2 * per_second, self._clock)
+            # Not less than one: a bucket asks nobody for more than it can hold, and would let a part pay for the whole.
+            buckets[identity] = TokenBucket(per_second, max(1.0, 2 * per_second), self._clock)
         return buckets[identity]

@@ -31,6 +31,8 @@ from foredraft_shared.transports.curve import KeyPair, is_key, new_key_pair
 __all__ = ["CERTIFICATE_NAME", "Certificate", "certificate", "metrics_secret", "operator_secret", "server_key_pair"]
 
 CERTIFICATE_NAME = "foredraft"
+_SECRET_CHARACTERS = 16
+"""The shortest that is taken; those made here have 43."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +60,33 @@ def server_key_pair(folder: Path) -> KeyPair:
 
 
 def operator_secret(folder: Path) -> str:
-    """What an operator of this server shows to the control plane."""
-    path = folder / "operator.secret"
-    _make_once(path, lambda: secrets.token_urlsafe(32).encode() + b"\n")
-    return read_private(path).decode("ascii", "replace").strip()
+    """What an operator of this server shows to the control plane.
+
+    Raises:
+        UsageError: the file cannot be used.
+    """
+    return _secret(folder / "operator.secret", "")
 
 
 def metrics_secret(folder: Path) -> str:
-    """What Prometheus shows to a server that is reached over a network."""
-    path = folder / "metrics.secret"
+    """What Prometheus shows to a server that is reached over a network.
+
+    Raises:
+        UsageError: the file cannot be used.
+    """
+    return _secret(folder / "metrics.secret", ", which is what Prometheus has to show from then on")
+
+
+def _secret(path: Path, then: str) -> str:
     _make_once(path, lambda: secrets.token_urlsafe(32).encode() + b"\n")
-    return read_private(path).decode("ascii", "replace").strip()
+    secret = read_private(path).decode("ascii", "replace").strip()
+    # An empty one would be shown by whoever shows nothing.
+    if len(secret) < _SECRET_CHARACTERS or not all("!" <= character <= "~" for character in secret):
+        raise UsageError(
+            f"{path} is damaged: a secret has {_SECRET_CHARACTERS} characters or more, and no spaces; remove the file, and a "
+            f"new one is made{then}."
+        )
+    return secret
 
 
 def certificate(folder: Path) -> Certificate:
@@ -78,6 +96,7 @@ def certificate(folder: Path) -> Certificate:
         UsageError: the files cannot be used.
     """
     from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
 
     chain_path, key_path = folder / "control.crt", folder / "control.key"
@@ -88,10 +107,18 @@ def certificate(folder: Path) -> Certificate:
             write_private(key_path, key)
             write_private(chain_path, chain)
     chain, key = read_private(chain_path), read_private(key_path)
+    anew = "restore it, or remove it and enrol every device anew."
     try:
-        der = x509.load_pem_x509_certificate(chain).public_bytes(serialization.Encoding.DER)
+        signed = x509.load_pem_x509_certificate(chain)
     except ValueError:
-        raise UsageError(f"{chain_path} is damaged; restore it, or remove it and enrol every device anew.") from None
+        raise UsageError(f"{chain_path} is damaged; {anew}") from None
+    try:
+        held = serialization.load_pem_private_key(key, None).public_key()
+    except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: it wants a password
+        raise UsageError(f"{key_path} is damaged; {anew}") from None
+    if held != signed.public_key():
+        raise UsageError(f"{key_path} is not the key of {chain_path.name}; {anew}")
+    der = signed.public_bytes(serialization.Encoding.DER)
     return Certificate(chain, key, hashlib.sha256(der).digest())
 
 

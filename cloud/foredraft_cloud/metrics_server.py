@@ -60,7 +60,7 @@ class MetricsServer:
         token, context = "", None
         if self.secured:
             token, context = metrics_secret(folder), _tls(folder)
-        self._pages = _Pages(token)
+        self._pages = _Pages(token, secured=self.secured)
         try:
             self._http = _Http(host, port, self._pages, context)
         except OSError as error:
@@ -110,8 +110,9 @@ def _tls(folder: Path) -> ssl.SSLContext:
 class _Pages:
     """What there is to see."""
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str, *, secured: bool) -> None:
         self._token = token
+        self._secured = secured
         self.registry: CollectorRegistry | None = None
         self.health: Health = lambda: {"status": "starting"}
 
@@ -124,18 +125,21 @@ class _Pages:
         path = path.partition("?")[0]
         if path == "/health":
             health = dict(self.health())
-            if self._token:  # from outside: the word, and nothing about load or model
+            if self._secured:  # from outside: the word, and nothing about load or model
                 health = {"status": health["status"]}
             status = HTTPStatus.OK if health["status"] == "ready" else HTTPStatus.SERVICE_UNAVAILABLE
             return status, "application/json", json.dumps(health).encode() + b"\n"
         if path != "/metrics":
             return HTTPStatus.NOT_FOUND, "text/plain", b"there is /metrics and /health\n"
-        if self._token and not hmac.compare_digest(shown.encode(), f"Bearer {self._token}".encode()):
+        if self._secured and not self._shows_token(shown):
             return HTTPStatus.UNAUTHORIZED, "text/plain", b"show the token in the server's metrics.secret\n"
         if self.registry is None:
             return HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", b"the model is being loaded\n"
         encode, content_type = choose_encoder(accept)
         return HTTPStatus.OK, content_type, encode(self.registry)
+
+    def _shows_token(self, shown: str) -> bool:
+        return bool(self._token) and hmac.compare_digest(shown.encode(), f"Bearer {self._token}".encode())
 
 
 class _Handler(BaseHTTPRequestHandler):

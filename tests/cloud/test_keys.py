@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from foredraft_cloud.audit import KNOCKS_S, NO_KEYS, Knocks, printable
 from foredraft_cloud.caps import Caps, Turnstile
-from foredraft_cloud.identity import certificate, server_key_pair
+from foredraft_cloud.identity import certificate, metrics_secret, operator_secret, server_key_pair
 from foredraft_cloud.keys import KeyStore, written_token
 from foredraft_shared.clock import ManualClock
-from foredraft_shared.errors import EnrolmentRefused, UsageError
+from foredraft_shared.errors import EnrolmentRefused, KeyStoreError, UsageError
 from foredraft_shared.messages import Close, Decode, Failure, Hello, Open, Ping, Resume
 from foredraft_shared.private_files import write_private
 from foredraft_shared.token_bucket import TokenBucket
@@ -100,7 +101,7 @@ def test_a_revoked_key_never_comes_back_and_its_name_may(tmp_path: Path) -> None
     store.add(KEY, "robot")
     assert store.revoke("robot").public_key == KEY
     assert not store.admits(KEY)
-    assert store.revoked() == {KEY}
+    assert store.revoked() == {KEY: "robot"}
     with pytest.raises(UsageError, match="was revoked"):
         store.add(KEY, "robot")
     again = new_key_pair().public
@@ -132,8 +133,38 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"control\.crt is damaged"):
         certificate(tmp_path)
     write_private(tmp_path / "keys.sqlite", b"nonsense, and no database at all\n" * 40)
-    with pytest.raises(UsageError, match=r"keys\.sqlite cannot be used"):
+    with pytest.raises(KeyStoreError, match=r"keys\.sqlite is damaged"):
         KeyStore(tmp_path)
+
+
+def test_a_certificates_key_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    whole = certificate(tmp_path / "one")
+    other = certificate(tmp_path / "two")
+    for key, words in (
+        (b"nonsense\n", "is damaged"),
+        (b"", "is damaged"),
+        (whole.key[:-60], "is damaged"),
+        (other.key, "is not the key of"),
+    ):
+        write_private(tmp_path / "one" / "control.key", key)
+        with pytest.raises(UsageError, match=rf"control\.key {words}.*enrol every device anew") as caught:
+            certificate(tmp_path / "one")
+        assert "\n" not in str(caught.value)
+    write_private(tmp_path / "one" / "control.key", whole.key)
+    assert certificate(tmp_path / "one") == whole
+
+
+@pytest.mark.parametrize("secret", [metrics_secret, operator_secret])
+def test_a_secret_that_anybody_would_guess_is_refused(secret: Callable[[Path], str], tmp_path: Path) -> None:
+    made = secret(tmp_path)
+    assert secret(tmp_path) == made
+    path = tmp_path / f"{secret.__name__.removesuffix('_secret')}.secret"
+    for damaged in (b"", b"\n", b"short\n", b"\xff" * 43, b"two words that are long enough\n"):
+        write_private(path, damaged)
+        with pytest.raises(UsageError, match=rf"{path.name} is damaged.*remove the file"):
+            secret(tmp_path)
+    path.unlink()
+    assert len(secret(tmp_path)) == 43
 
 
 def test_a_bucket() -> None:
@@ -198,3 +229,14 @@ def test_limits_are_each_devices_own_and_nobodys_without_keys() -> None:
     assert isinstance(long, Failure)
     assert long.code == "prompt_too_long"
     assert set(lines.refusals) == {"too many rounds", "too many messages", "prompt too long"}
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.4, 3.0])
+def test_a_device_gets_no_more_rounds_than_it_may_have_however_few_these_are(rate: float) -> None:
+    clock = ManualClock()
+    turnstile = Turnstile(Caps(rounds_per_second=rate), Lines(), clock.now)  # type: ignore[arg-type]
+    passed = 0
+    for _ in range(1000):
+        passed += turnstile.passes(Peer(b"1", "one"), Decode(b"s" * 16, 1, 1, 1, 0, 1)) is True
+        clock.advance(0.1)
+    assert passed == pytest.approx(100.0 * rate + max(1.0, 2 * rate), abs=1)

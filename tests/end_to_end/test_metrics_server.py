@@ -24,6 +24,7 @@ from foredraft_edge.link import Link
 from foredraft_shared.errors import AddressInUse, UsageError
 from foredraft_shared.ledger import Ledger
 from foredraft_shared.messages import Open, Verdict
+from foredraft_shared.private_files import write_private
 from foredraft_shared.transports.base import Counters
 
 pytestmark = pytest.mark.timeout(60)
@@ -89,6 +90,20 @@ def test_beyond_this_machine_metrics_want_tls_and_the_token(tmp_path: Path, stat
         with pytest.raises((urllib.error.URLError, ConnectionError)):
             get(url.replace("https", "http") + "/health")
         assert (tmp_path / "metrics.secret").stat().st_mode & 0o077 == 0
+
+
+def test_without_a_secret_nobody_is_let_in_and_a_damaged_one_is_said_at_once(tmp_path: Path, status: list[str]):
+    with shown(MetricsServer("0.0.0.0:0", tmp_path), status) as server:
+        pages = server._pages
+        pages._token = ""
+        for shows in ("", "Bearer ", "Bearer"):
+            assert pages.page("/metrics", shows, "")[0] == 401
+        assert json.loads(pages.page("/health", "", "")[2]) == {"status": "ready"}
+    for name in ("metrics.secret", "control.key"):
+        write_private(tmp_path / name, b"")
+        with pytest.raises(UsageError, match=f"{name} is damaged"):
+            MetricsServer("0.0.0.0:0", tmp_path)
+        (tmp_path / name).unlink()
 
 
 def test_who_says_nothing_does_not_keep_others_from_asking(plain: MetricsServer, status: list[str]):

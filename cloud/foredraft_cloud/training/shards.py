@@ -9,6 +9,7 @@ most probable tokens there, at temperature 1. Nothing is pickled.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,26 +93,34 @@ class Shards:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is held as a shard, all of it or nothing."""
+        """Write what is held as a shard, all of it or nothing; what could not be written is still held."""
         if not self._held:
             return
-        held, self._held = self._held, []
+        held = self._held
         numbers = [int(path.stem.removeprefix("shard")) for path in shard_paths(self.folder)]
         path = self.folder / f"shard{max(numbers, default=-1) + 1:05}.npz"
         partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            np.savez(
-                file,
-                tokens=np.concatenate([text.tokens for text in held]).astype(np.uint32),
-                lengths=np.array([len(text.tokens) for text in held], np.int32),
-                starts=np.array([text.start for text in held], np.int32),
-                keys=np.array([text.key for text in held], np.uint64),
-                temperatures=np.array([text.temperature for text in held], np.float32),
-                seeds=np.array([text.seed for text in held], np.int64),
-                top_ids=np.concatenate([text.top_ids for text in held]).astype(np.uint32),
-                top_log_probabilities=np.concatenate([text.top_log_probabilities for text in held]).astype(np.float16),
-            )
-        partial.replace(path)
+        try:
+            with partial.open("wb") as file:
+                np.savez(
+                    file,
+                    tokens=np.concatenate([text.tokens for text in held]).astype(np.uint32),
+                    lengths=np.array([len(text.tokens) for text in held], np.int32),
+                    starts=np.array([text.start for text in held], np.int32),
+                    keys=np.array([text.key for text in held], np.uint64),
+                    temperatures=np.array([text.temperature for text in held], np.float32),
+                    seeds=np.array([text.seed for text in held], np.int64),
+                    top_ids=np.concatenate([text.top_ids for text in held]).astype(np.uint32),
+                    top_log_probabilities=np.concatenate([text.top_log_probabilities for text in held]).astype(
+                        np.float16
+                    ),
+                )
+            partial.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink()  # it may be what the disk has no room for
+            raise
+        self._held = []
         self.answered += sum(text.answered for text in held)
 
 

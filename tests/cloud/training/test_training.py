@@ -177,6 +177,30 @@ def test_some_texts_are_taken_from_all_over(model: Model, collected: Path) -> No
     assert spread([], 3) == []
 
 
+def test_what_a_full_disk_did_not_take_is_written_when_it_does(
+    model: Model, collected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = read_texts(collected, model)[:3]
+    shards = Shards(tmp_path / "data", model)
+
+    def full(file: Any, **arrays: Any) -> None:
+        file.write(b"the beginning")
+        raise OSError(28, "No space left on device")
+
+    for text in texts:
+        shards.add(text)
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez", full)
+        with pytest.raises(OSError, match="No space"):
+            shards.flush()
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["collection.json"]
+    assert shards.answered == 0
+    shards.flush()
+    shards.flush()
+    assert [text.key for text in read_texts(tmp_path / "data", model)] == [text.key for text in texts]
+    assert shards.answered == sum(text.answered for text in texts)
+
+
 def test_picking_among_the_most_probable_is_picking(model: Model) -> None:
     generator = np.random.default_rng(3)
     for position in range(50):
