@@ -33,11 +33,14 @@ def write(client: Client, question: str, max_tokens: int) -> str:
             print(f"  token {index:3}  {decision}")
     seconds = time.perf_counter() - began
     measured = stream.measured
-    print(
-        f"  {seconds * 1000 / stream.statistics.committed:.1f} ms a token in all; measured: round trip "
-        f"{measured.rtt_ms.value:.1f} ms, verification {measured.verify_ms.value:.1f} ms, drafting "
-        f"{measured.draft_ms.value:.1f} ms a token, {measured.acceptance.value:.0%} confirmed"
-    )
+    told = {
+        f"round trip {measured.rtt_ms.value:.1f} ms": measured.rtt_ms,
+        f"verification {measured.verify_ms.value:.1f} ms": measured.verify_ms,
+        f"drafting {measured.draft_ms.value:.1f} ms a token": measured.draft_ms,
+        f"{measured.acceptance.value:.0%} confirmed": measured.acceptance,
+    }
+    known = ", ".join(words for words, estimate in told.items() if estimate.samples)  # the others are guesses
+    print(f"  {seconds * 1000 / stream.statistics.committed:.1f} ms a token in all; measured: {known or 'nothing yet'}")
     return text
 
 

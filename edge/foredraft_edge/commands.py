@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
-from foredraft_shared.errors import DeadlineMissed, ForedraftError, UsageError
+from foredraft_shared.errors import DeadlineMissed, ForedraftError, PromptTooLong, UsageError
 from foredraft_shared.messages import SamplingParams
 from foredraft_shared.traces import TraceWriter
 
-from .client import Client, Prompt, RequestMode
+from .asked import files_differ, loss_asked, mode_asked, question, text_alone, utf8
+from .client import Client
 from .conversation import OnDisconnect
 from .options import LoopOptions
 from .saved import load_text
-from .screen import STYLES, Screen, statistics_lines
+from .screen import STYLES, Screen, harmless, statistics_lines
 from .stream import TokenStream
+from .times_asked import LONGEST_S, a_number
 
 __all__ = ["chat", "generate"]
 
@@ -62,6 +66,7 @@ _LOADING = "foredraft-loading"
 
 
 def generate(
+    context: typer.Context,
     prompt: Annotated[str | None, typer.Argument(help="The question; '-' reads standard input.")] = None,
     prompt_file: Annotated[Path | None, typer.Option(help="Read the question from a file (UTF-8).")] = None,
     server: Server = _SERVER,
@@ -83,7 +88,12 @@ def generate(
     on_disconnect: OnLoss = "wait",
     deadline_ms: Annotated[
         float | None,
-        typer.Option(min=1, help="End the answer then, however far it is; the greeting and loading the draft count."),
+        typer.Option(
+            min=1,
+            max=LONGEST_S * 1000,
+            callback=a_number,
+            help="End the answer then, however far it is; the greeting and loading the draft count.",
+        ),
     ] = None,
     save: Annotated[Path | None, typer.Option(help="Keep the text in this new file, to be resumed.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with a text kept by --save, in place of a prompt.")] = None,
@@ -94,30 +104,38 @@ def generate(
     due = None if deadline_ms is None else time.monotonic() + deadline_ms / 1000.0
     if resume is not None and (prompt is not None or prompt_file is not None or save is not None or lossy):
         raise UsageError("--resume goes on with the text in its file; give no prompt, --save or --lossy with it.")
+    # What cannot be is said before anybody is called, and before anything is written.
     if resume is not None:
-        load_text(resume)  # as below: what cannot be is said first
-    question = _question(prompt, prompt_file) if resume is None else ""
-    SamplingParams(temperature, top_k, top_p, min_p, seed)  # what cannot be is said before anybody is called
-    loss = _on_disconnect(on_disconnect)
+        text_alone(context, "max_tokens", "temperature", "top_k", "top_p", "min_p", "seed")
+    models = {"--draft": _file_of(draft), "--tokenizer": _file_of(tokenizer)}
+    files = {"--prompt-file": prompt_file, "--resume": resume, "--save": save, "--trace": trace, **models}
+    files_differ(files, written=("--save", "--trace"))
+    if resume is not None:
+        load_text(resume)
+    asked = question(prompt, prompt_file) if resume is None else ""
+    SamplingParams(temperature, top_k, top_p, min_p, seed)
+    loss = loss_asked(on_disconnect)
     unready = f"{server} had not answered{'' if draft == 'none' else ', or the draft model was not loaded,'}"
-    with _client_by(due, partial(_client, server, draft, tokenizer, mode, offline, loss, due), unready) as client:
+    options = LoopOptions(ahead=ahead, hints=hints)
+    with ExitStack() as opened:
+        make = partial(_client, server, draft, tokenizer, mode, offline, loss, due)
+        client = opened.enter_context(_client_by(due, make, unready))
         if due is not None:
             deadline_ms = max(1.0, 1000.0 * (due - time.monotonic()))
-        writer = TraceWriter(trace, {"mode": mode, "draft": draft}) if trace else None
+        writer = opened.enter_context(TraceWriter(trace, {"mode": mode, "draft": draft})) if trace else None
         if resume is not None:
             stream = client.resume(
                 resume,
-                mode=_mode(mode),
+                mode=mode_asked(mode),
                 draft_length=draft_length,
-                options=LoopOptions(ahead=ahead, hints=hints),
+                options=options,
                 observe=writer.write if writer else None,
                 on_disconnect=loss,
                 deadline_ms=deadline_ms,
             )
-            Console().print(stream.restored_text, end="", soft_wrap=True, highlight=False, markup=False)
         else:
             stream = client.stream(
-                question,
+                asked,
                 on_disconnect=None if mode == "edge" else loss,
                 deadline_ms=deadline_ms,
                 save=save,
@@ -128,18 +146,14 @@ def generate(
                 top_p=top_p,
                 min_p=min_p,
                 seed=seed,
-                mode=_mode(mode),
+                mode=mode_asked(mode),
                 draft_length=draft_length,
-                options=LoopOptions(ahead=ahead, hints=hints),
+                options=options,
                 observe=writer.write if writer else None,
                 epoch_ns=writer.began_ns if writer else None,
             )
-        try:
-            _show(stream, colour=colour, stats=stats)
-        finally:
-            stream.close()
-            if writer is not None:
-                writer.close()
+        opened.callback(stream.close)
+        _show(stream, colour=colour, stats=stats)
 
 
 def chat(
@@ -165,15 +179,18 @@ def chat(
     """Talk to the target; Ctrl-C stops an answer, an empty line or Ctrl-D ends the talk."""
     SamplingParams(temperature, top_k, top_p, min_p, seed)  # what cannot be is said before anybody is called
     console = Console()
-    conversation: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
-    loss = _on_disconnect(on_disconnect)
-    with _client(server, draft, tokenizer, mode, offline) as client:
+    first = [{"role": "system", "content": utf8(system, "--system")}] if system else []
+    conversation: list[dict[str, str]] = list(first)
+    loss = loss_asked(on_disconnect)
+    if isinstance(sys.stdin, io.TextIOWrapper) and sys.stdin.errors == "strict":
+        sys.stdin.reconfigure(errors="surrogateescape")  # so that a line that is not UTF-8 costs that line alone
+    with _client(server, draft, tokenizer, mode, offline, loss) as client:
         model = client.welcome.model if client.welcome else draft
         if client.drafter is None and loss == "edge":
             loss = "wait"  # there is nothing here to go on with
         if colour:
-            legend = "  ".join(f"[{STYLES[name]}]{name}[/]" for name in _legend(lossy))
-            console.print(f"{model}, in colours that tell who wrote: {legend}", highlight=False)
+            legend = [part for name in _legend(lossy) for part in ("  ", (name, STYLES[name]))]
+            console.print(Text.assemble(f"{harmless(model)}, in colours that tell who wrote: ", *legend[1:]))
         console.print("/stats tells what an answer took, /clear forgets, an empty line ends.", highlight=False)
         last: list[str] = []
         while True:
@@ -185,14 +202,15 @@ def chat(
             if not line:
                 return
             if line == "/stats":
-                console.print("\n".join(last) or "nothing has been said yet.", highlight=False)
+                console.print("\n".join(last) or "nothing has been said yet.", highlight=False, markup=False)
                 continue
             if line == "/clear":
-                conversation = conversation[:1] if system else []
+                conversation = list(first)
                 continue
-            conversation.append({"role": "user", "content": line})
             stream = None
+            conversation.append({"role": "user", "content": line})
             try:
+                utf8(line, "that line")
                 stream = client.stream(
                     conversation,
                     max_tokens=max_tokens,
@@ -201,7 +219,7 @@ def chat(
                     top_p=top_p,
                     min_p=min_p,
                     seed=seed,
-                    mode=_mode(mode),
+                    mode=mode_asked(mode),
                     options=LoopOptions(ahead=ahead, hints=hints),
                     lossy=lossy,
                     on_disconnect=None if mode == "edge" else loss,
@@ -214,8 +232,10 @@ def chat(
                 conversation.pop()
                 continue
             except ForedraftError as error:
-                console.print(f"[bold red]error:[/] {error}", soft_wrap=True, highlight=False)
                 conversation.pop()
+                told = _too_long(error, conversation != first) if isinstance(error, PromptTooLong) else str(error)
+                told = harmless(" ".join(told.split()))
+                console.print(Text.assemble(("error: ", "bold red"), told), soft_wrap=True)
                 continue
             conversation.append({"role": "assistant", "content": answer})
 
@@ -224,50 +244,25 @@ def _legend(lossy: bool) -> tuple[str, ...]:
     return ("exit" if lossy else "drafted", *(() if lossy else ("target",)), "edge", "provisional")
 
 
+def _too_long(error: PromptTooLong, talked: bool) -> str:
+    what = str(error).rpartition("; ")[0] or str(error).rstrip(".")
+    return f"{what}; " + (
+        "write /clear to forget what was said, or allow shorter answers (--max-tokens)."
+        if talked
+        else "write less at once, or allow shorter answers (--max-tokens)."
+    )
+
+
 def _show(stream: TokenStream, *, colour: bool, stats: bool) -> tuple[str, list[str]]:
     """Print an answer; returns its text and what it took. Ctrl-C ends the answer, not the program, in a chat."""
-    console = Console()
+    screen = Screen(Console(), colour=colour)
+    screen.restored(stream.restored_text)
     begun = time.perf_counter()
-    events = Screen(console, colour=colour).show(stream)
-    lines = statistics_lines(stream, time.perf_counter() - begun)
+    events = screen.show(stream)
+    lines = statistics_lines(stream, len(events), time.perf_counter() - begun)
     if stats:
-        Console(stderr=True).print("\n".join(lines), style="dim", highlight=False, soft_wrap=True)
+        Console(stderr=True).print("\n".join(lines), style="dim", highlight=False, markup=False, soft_wrap=True)
     return "".join(event.text for event in events), lines
-
-
-def _question(prompt: str | None, prompt_file: Path | None) -> Prompt:
-    if (prompt is None) == (prompt_file is None):
-        raise UsageError("give a prompt, or --prompt-file FILE, and not both.")
-    if prompt_file is not None:
-        try:
-            data = prompt_file.read_bytes()
-        except OSError as error:
-            raise UsageError(f"cannot read {prompt_file}: {error.strerror}; check the path.") from None
-        where = str(prompt_file)
-    elif prompt == "-":
-        data, where = sys.stdin.buffer.read(), "standard input"
-    else:
-        assert prompt is not None
-        data, where = prompt.encode("utf-8", "surrogateescape"), "the prompt"
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{where} is not UTF-8 (byte {error.start}); convert it, for example with iconv.") from None
-    if not text.strip():
-        raise UsageError(f"{where} is empty; ask something.")
-    return text
-
-
-def _mode(mode: str) -> RequestMode:
-    if mode not in ("auto", "speculate", "cloud", "edge"):
-        raise UsageError(f"mode is {mode!r}; choose auto, speculate, cloud or edge.")
-    return mode  # type: ignore[return-value]
-
-
-def _on_disconnect(what: str) -> OnDisconnect:
-    if what not in get_args(OnDisconnect):
-        raise UsageError(f"--on-disconnect is {what!r}; choose {', '.join(get_args(OnDisconnect))}.")
-    return what  # type: ignore[return-value]
 
 
 def _client_by(due: float | None, make: Callable[[], Client], unready: str) -> Client:
@@ -314,17 +309,41 @@ def _client(
     loss: OnDisconnect = "wait",
     due: float | None = None,
 ) -> Client:
-    # Which draft "auto" is, only the server's model tells.
-    can_begin_alone = loss == "edge" and draft not in ("auto", "none")
+    mode = mode_asked(mode)
+    if mode == "cloud" and loss != "edge":  # nobody would draft
+        tokenizer, draft = tokenizer or _model_of(draft), "none"
+    # Which draft "auto" is, only the server's model tells; and n-grams know no words.
+    can_begin_alone = loss == "edge" and draft not in ("auto", "none") and bool(tokenizer or draft != "ngram")
     greeting_s = _GREETING_S
     if due is not None:
         # Who can begin alone has a draft to load; who cannot still has to say that nobody answers.
         greeting_s = min(greeting_s, max(0.0, due - time.monotonic()) * (0.5 if can_begin_alone else 0.9))
-    return Client(
-        None if _mode(mode) == "edge" else server,
+    client = Client(
+        None if mode == "edge" else server,
         None if draft == "none" else draft,
         tokenizer=tokenizer,
         connect_timeout_s=greeting_s,
         require_server=not can_begin_alone,
         offline=offline,
     )
+    try:
+        client.tokenizer  # noqa: B018 - it may have none
+    except UsageError:
+        client.close()
+        raise UsageError(
+            "nothing here has a tokenizer; name a draft model (--draft), or give --tokenizer MODEL."
+        ) from None
+    return client
+
+
+def _model_of(draft: str) -> str | None:
+    """The model that a draft is, if it is simply one that is here or in the catalogue: its words are the target's."""
+    from foredraft_shared.models.catalogue import CATALOGUE
+
+    return draft if draft in CATALOGUE or Path(draft).exists() else None
+
+
+def _file_of(model: str | None) -> Path | None:
+    """The file that a draft or a tokenizer is read from, if it is a single one."""
+    path = Path(model.partition(":")[2] or model) if model else None
+    return path if path is not None and path.is_file() else None

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .times_asked import LONGEST_S, a_number
+
 if TYPE_CHECKING:
     from .doctor import Finding
 
@@ -31,7 +33,9 @@ def doctor(
     draft: Annotated[
         str, typer.Option(help="What would draft: auto, ngram, a model's name, folder or GGUF file…; or none.")
     ] = "auto",
-    timeout: Annotated[float, typer.Option(min=1.0, help="Seconds for the server, all in all.")] = 20.0,
+    timeout: Annotated[
+        float, typer.Option(min=1.0, max=LONGEST_S, callback=a_number, help="Seconds for the server, all in all.")
+    ] = 20.0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Findings for programs, with the figures behind them.")
     ] = False,

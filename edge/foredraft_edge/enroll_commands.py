@@ -9,6 +9,8 @@ import typer
 
 from foredraft_shared.errors import UsageError
 
+from .times_asked import LONGEST_S, a_number
+
 __all__ = ["enroll"]
 
 
@@ -20,7 +22,9 @@ def enroll(
     token: Annotated[str | None, typer.Option(help="From the operator (`foredraft keys token`).")] = None,
     name: Annotated[str | None, typer.Option(help="What the operator's list calls this device.")] = None,
     forget: Annotated[bool, typer.Option("--forget", help="Remove the enrolment with that server.")] = False,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the server.")] = 10.0,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, max=LONGEST_S, callback=a_number, help="Seconds to wait for the server.")
+    ] = 10.0,
 ) -> None:
     """Enrol this device with a server: from then on what they say to each other is encrypted."""
     from . import enrolment
@@ -36,7 +40,10 @@ def enroll(
         return
     if forget:
         gone = enrolment.forget(server)
-        typer.echo(f"forgotten; the operator may now revoke it: foredraft keys revoke '{gone.device}'")
+        if gone is None:
+            typer.echo("forgotten; it had never been answered.")
+        else:
+            typer.echo(f"forgotten; the operator may now revoke it: foredraft keys revoke '{gone.device}'")
         return
     if token is None:
         raise UsageError("enrolling needs --token; an operator of the server makes one with `foredraft keys token`.")

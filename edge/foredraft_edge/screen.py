@@ -24,7 +24,7 @@ from foredraft_shared.messages import Position
 from .stream import TokenEvent, TokenStream, standing
 from .watch import SessionState
 
-__all__ = ["STYLES", "Screen", "statistics_lines"]
+__all__ = ["STYLES", "Screen", "harmless", "statistics_lines"]
 
 STYLES = {"drafted": "green", "target": "bold", "edge": "yellow", "exit": "magenta", "provisional": "dim italic"}
 """How a token's origin looks: drafted here and confirmed, the target's own, never verified, taken from an exit."""
@@ -55,6 +55,10 @@ class Screen:
         self._waiting = False
         """Whether the user was told that nothing comes."""
         self._lock = threading.Lock()
+
+    def restored(self, text: str) -> None:
+        """Print the beginning of the answer, which was written before; :meth:`show` goes on behind it."""
+        self._put(text, "")
 
     def show(self, stream: TokenStream) -> list[TokenEvent]:
         """Print the answer as it is written; returns its events, those that stand at the end."""
@@ -153,22 +157,25 @@ class Screen:
         self._notices.print(f"— {text} —", style="yellow", highlight=False, soft_wrap=True)
 
     def _print(self, event: TokenEvent) -> None:
+        style = STYLES["drafted"] if event.drafted and event.origin == "target" else STYLES[event.origin]
+        self._put(event.text, style if self._colour else "")
+
+    def _put(self, text: str, style: str) -> None:
         self._clear()
-        if not event.text:
+        if not text:
             return
         if not self._console.is_terminal:
-            self._console.file.write(event.text)
+            self._console.file.write(text)
             self._console.file.flush()
-            self._column = len(event.text.rpartition("\n")[2])
+            self._column = len(text.rpartition("\n")[2])
             return
-        style = STYLES["drafted"] if event.drafted and event.origin == "target" else STYLES[event.origin]
-        shown = _harmless(event.text)
-        self._console.print(Text(shown, style if self._colour else ""), end="", soft_wrap=True)
+        shown = harmless(text)
+        self._console.print(Text(shown, style), end="", soft_wrap=True)
         self._column = _column_after(self._column, shown, self._console.width)
 
     def _expected(self, text: str) -> None:
         room = self._console.width - self._column - 1
-        line = _harmless(text).partition("\n")[0]
+        line = harmless(text).partition("\n")[0]
         if room > 0 and line:
             shown = line if cell_len(line) <= room else set_cell_size(line, room)
             self._console.file.write("\x1b7")  # remember where the final text ends
@@ -185,7 +192,7 @@ class Screen:
             self._console.file.flush()
 
 
-def _harmless(text: str) -> str:
+def harmless(text: str) -> str:
     """The text without what would command the terminal rather than be read: a model may write anything."""
     return _CONTROLS.sub("\ufffd", text.replace("\t", "    "))
 
@@ -201,21 +208,34 @@ def _column_after(column: int, text: str, width: int) -> int:
     return column
 
 
-def statistics_lines(stream: TokenStream, seconds: float) -> list[str]:
-    """What a text took, in words: one line a topic."""
+def statistics_lines(stream: TokenStream, written: int, seconds: float) -> list[str]:
+    """What ``written`` tokens took, in words: one line a topic. What nobody has measured is not told."""
     counts, measured = stream.statistics, stream.measured
-    tokens = max(1, counts.committed)
-    lines = [
-        f"{counts.committed} tokens in {seconds:.2f} s, {seconds * 1000 / tokens:.1f} ms a token; "
-        f"{counts.rounds} cloud passes, {(counts.bytes_up + counts.bytes_down) / tokens:.1f} bytes a token",
-        f"drafted {counts.drafted}, accepted {counts.accepted}"
-        + (f" ({counts.accepted / counts.drafted:.0%})" if counts.drafted else "")
-        + f"; guesses held {counts.guess_hits} of {counts.guesses}; chained rounds {counts.chained_hits} of "
-        f"{counts.chained} in time; hints right {counts.hints_right} of {counts.hints}",
-        f"drafting {measured.draft_ms.value:.1f} ms a token, round trip {measured.rtt_ms.value:.1f} ms, verification "
-        f"{measured.verify_ms.value:.1f} ms, cloud alone {measured.decode_ms.value:.1f} ms a token",
-        f"planner: {stream.decision}",
+    tokens = max(1, written)
+    lines = [f"{written} tokens in {seconds:.2f} s, {seconds * 1000 / tokens:.1f} ms a token"]
+    if counts.rounds:
+        lines[0] += (
+            f"; {counts.rounds} cloud passes, {(counts.bytes_up + counts.bytes_down) / tokens:.1f} bytes a token"
+        )
+        lines.append(
+            f"drafted {counts.drafted}, accepted {counts.accepted}"
+            + (f" ({counts.accepted / counts.drafted:.0%})" if counts.drafted else "")
+            + f"; guesses held {counts.guess_hits} of {counts.guesses}; chained rounds {counts.chained_hits} of "
+            f"{counts.chained} in time; hints right {counts.hints_right} of {counts.hints}"
+        )
+    known = [
+        f"{name} {estimate.value:.1f} ms{each}"
+        for name, estimate, each in (
+            ("drafting", measured.draft_ms, " a token"),
+            ("round trip", measured.rtt_ms, ""),
+            ("verification", measured.verify_ms, ""),
+            ("cloud alone", measured.decode_ms, " a token"),
+        )
+        if estimate.samples
     ]
+    if known:
+        lines.append(", ".join(known))
+    lines.append(f"planner: {stream.decision}")
     if counts.repeats or counts.resumes:
         lines.append(f"the link lost something: {counts.repeats} messages repeated, {counts.resumes} resumes")
     if counts.outages or counts.provisional:

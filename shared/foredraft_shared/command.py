@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 it could not be done, 2 it was not asked for rightly, 130 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import traceback
@@ -79,6 +80,8 @@ def _options(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code; whatever is raised below ends here."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")  # a model writes letters that not every terminal has
     try:
         try:
             result = get_command(_root).main(arguments, prog_name="foredraft", standalone_mode=False)

@@ -62,6 +62,8 @@ def fail(kind: str) -> None:
         raise ConnectionRefusedError(111, "Connection refused")
     if kind == "say":
         print("something")
+    if kind == "letters":
+        print("h\\u00e9llo")
     if kind == "pipe":
         for number in range(100_000):
             print(number)
@@ -205,6 +207,11 @@ def test_an_exit_code_of_the_command_is_kept(environment: dict[str, str]) -> Non
     assert foredraft(environment, "fail", "exit").returncode == 7
 
 
+def test_letters_that_the_terminal_has_not_are_no_error(environment: dict[str, str]) -> None:
+    done = foredraft(environment | {"PYTHONIOENCODING": "ascii"}, "fail", "letters")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "h?llo\n", "")
+
+
 def test_a_reader_that_leaves_is_no_error(environment: dict[str, str]) -> None:
     command = [sys.executable, "-m", "foredraft_shared", "fail", "pipe"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -227,6 +234,20 @@ def test_interrupt_is_quiet_and_exits_with_130(environment: dict[str, str]) -> N
     assert process.returncode == 130
     assert errors == b""
     assert time.monotonic() - started < 10
+
+
+def test_an_interrupt_before_there_is_a_command_line_is_quiet_too() -> None:
+    program = (
+        "import signal, sys\n"
+        "class Stop:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'foredraft_shared.command': signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Stop())\n"
+        "from foredraft_shared.__main__ import main\n"
+        "sys.exit(main())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (130, b"")
 
 
 # --- where values come from
