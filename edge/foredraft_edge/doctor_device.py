@@ -195,9 +195,10 @@ def _keys() -> Finding:
     entries = enrolment.enrolments()
     pending = sorted(path.stem for path in folder.glob("*.pending"))
     if pending:
+        server = ":".join(pending[0].rsplit("_", 1))
         return Finding(
-            "keys", "warn", f"an enrolment with {pending[0].replace('_', ':')} was never answered",
-            "run `foredraft enroll` again with the same token.",
+            "keys", "warn", f"an enrolment with {server} was never answered",
+            f"run `foredraft enroll` again with the same token, or if the address was wrong: foredraft enroll {server} --forget.",
         )  # fmt: skip
     if not entries:
         return Finding("keys", "ok", "this device is enrolled nowhere; servers on this machine need no keys")

@@ -35,6 +35,11 @@ __all__ = ["examine_server"]
 
 PINGS = 40
 PING_TIMEOUT_S = 1.0
+"""At least; over a long way it is…"""
+PING_ROUND_TRIPS = 3.0
+"""…so many of the greeting's round trip."""
+LONGEST_PING_S = 5.0
+"""The greeting may have waited for a server that was still loading."""
 PING_INTERVAL_S = 0.02
 ANSWER_TOKENS = 8
 TRIAL_TOKENS = 32
@@ -286,23 +291,30 @@ def _talk(link: Link, address: str, draft: str, patience: Patience) -> Iterator[
 
 
 def _ping(link: Link, patience: Patience) -> tuple[list[float], int]:
-    """Round trips in milliseconds, and how many pings were not answered in time."""
+    """Round trips in milliseconds, and how many pings were not answered in time; not one for which no time was left."""
     samples_ms: list[float] = []
     lost = 0
-    until = Patience(patience.left_s(3.0))
+    wait_s = _ping_wait_s(link)
+    until = Patience(patience.left_s(max(3.0, 2.0 * wait_s)))
     for nonce in range(1, PINGS + 1):
+        whole = until.left_s() >= wait_s
         try:
-            took_ms = link.ping(nonce, until.left_s(PING_TIMEOUT_S))
+            took_ms = link.ping(nonce, until.left_s(wait_s))
         except LinkLost:
-            took_ms = None
-        if took_ms is None:
-            lost += 1
-        else:
+            took_ms, whole = None, True
+        if took_ms is not None:
             samples_ms.append(took_ms)
+        elif whole or (not samples_ms and until.left_s() <= 0.0):
+            lost += 1
         if until.left_s() <= 0.0 or lost >= 3:
             break
         time.sleep(min(PING_INTERVAL_S, until.left_s()))
     return samples_ms, lost
+
+
+def _ping_wait_s(link: Link) -> float:
+    """How long an answer may take over this way."""
+    return min(max(PING_TIMEOUT_S, PING_ROUND_TRIPS * link.rtt_ms / 1000.0), LONGEST_PING_S)
 
 
 def _ask(link: Link, welcome: Welcome, patience: Patience) -> Answer:
@@ -316,10 +328,11 @@ def _ask(link: Link, welcome: Welcome, patience: Patience) -> Answer:
     request = ledger.request(ANSWER_TOKENS)
     link.send(request)
     begun = time.perf_counter()
-    until = Patience(patience.left_s(8.0 + PING_TIMEOUT_S) - PING_TIMEOUT_S)  # a ping afterwards has its time, too
+    ping_s = _ping_wait_s(link)
+    until = Patience(patience.left_s(8.0 + ping_s) - ping_s)  # a ping afterwards has its time, too
     passes_ms: list[float] = []
     queued_ms = 0.0
-    repeat_s = 1.0
+    repeat_s = ping_s
     try:
         while len(passes_ms) < ANSWER_TOKENS and until.left_s() > 0.0:
             message = link.receive(until.left_s(repeat_s))
@@ -354,7 +367,7 @@ def _ask(link: Link, welcome: Welcome, patience: Patience) -> Answer:
 
 def _alive(link: Link, patience: Patience) -> bool:
     with suppress(LinkLost):
-        return link.ping(PINGS + 1, patience.left_s(PING_TIMEOUT_S)) is not None
+        return link.ping(PINGS + 1, patience.left_s(_ping_wait_s(link))) is not None
     return False
 
 

@@ -138,17 +138,26 @@ def secure_for(address: str) -> Secure | None:
     return client_keys(entry.server_key, KeyPair(entry.public_key, entry.secret_key)) if entry else None
 
 
-def forget(server: str) -> Enrolment:
-    """Remove the enrolment with a server, named by its control plane or an endpoint. The server still knows the key.
+def forget(server: str) -> Enrolment | None:
+    """Remove the enrolment with a server, named by its control plane or an endpoint; and, named by its control plane, one
+    that was never answered. The server still knows the key.
+
+    Returns:
+        What there was; ``None`` if that was an enrolment without an answer alone.
 
     Raises:
         UsageError: there is none.
     """
     wanted = _canonical(server)
+    pending = _path(server).with_suffix(".pending")
+    unanswered = pending.is_file()
+    pending.unlink(missing_ok=True)
     for entry in enrolments():
         if wanted in map(_canonical, (entry.control, *entry.endpoints)):
             _path(entry.control).unlink(missing_ok=True)
             return entry
+    if unanswered:
+        return None
     raise UsageError(f"this device is not enrolled with {server}; `foredraft enroll` shows with which servers it is.")
 
 

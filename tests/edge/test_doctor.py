@@ -8,13 +8,16 @@ import time
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from foredraft_edge import doctor, doctor_device, enrolment
+from foredraft_edge import doctor, doctor_device, doctor_server, enrolment
 from foredraft_edge.doctor import Answer, Finding, Trial
 from foredraft_edge.doctor_device import examine_device, guarded, open_draft, within
 from foredraft_edge.planner import AdaptivePlanner
+from foredraft_shared.clock import ManualClock
 from foredraft_shared.errors import DeadlineMissed, LinkLost, NotEnrolled, Overloaded, UsageError
 from foredraft_shared.kernels.library import Missing
 from foredraft_shared.models.catalogue import CATALOGUE
@@ -183,6 +186,23 @@ def test_nothing_is_waited_for_longer_than_allowed() -> None:
 
 
 # --- what the link says ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rtt_ms", "lost"), [(5.0, 0), (600.0, 0), (1300.0, 0), (1300.0, 3)])
+def test_a_long_way_is_neither_lossy_nor_stuck(rtt_ms: float, lost: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ManualClock()
+    monkeypatch.setattr(doctor_server, "time", SimpleNamespace(monotonic=clock.now, sleep=clock.sleep))
+
+    def ping(nonce: int, timeout_s: float) -> float | None:
+        answered = nonce > lost and rtt_ms / 1000 <= timeout_s
+        clock.sleep(rtt_ms / 1000 if answered else timeout_s)
+        return rtt_ms if answered else None
+
+    link: Any = SimpleNamespace(rtt_ms=rtt_ms, ping=ping)
+    samples_ms, unanswered = doctor_server._ping(link, doctor_server.Patience(20.0))
+    assert bool(unanswered) == bool(lost)
+    assert bool(samples_ms) == (not lost)
+    assert clock.now() < 10.0
 
 
 def test_round_trips_in_figures_and_in_words() -> None:

@@ -148,6 +148,18 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "no answer" in foredraft("drain", service.control, code=1)
 
 
+def test_an_enrolment_that_was_mistyped_can_be_forgotten(capsys: pytest.CaptureFixture[str]) -> None:
+    nobody = "127.0.0.1:9"
+    with pytest.raises(LinkLost):
+        enrolling.enrol(nobody, written_token(b"x" * 16, b"y" * 32), "robot", timeout_s=0.5)
+    assert list(enrolling.folder().glob("*.pending"))
+    assert main(["enroll", nobody, "--forget"]) == 0
+    assert "never been answered" in capsys.readouterr().out
+    assert not list(enrolling.folder().iterdir())
+    assert main(["enroll", nobody, "--forget"]) == 2
+    capsys.readouterr()
+
+
 # --- the control plane ------------------------------------------------------------------------------------------------
 
 
