@@ -90,10 +90,6 @@ class Ledger:
     def digest(self) -> int:
         return self._digests[-1]
 
-    def digest_at(self, length: Position) -> int:
-        """Digest of the first ``length`` committed tokens."""
-        return self._digests[length]
-
     # --- rounds
 
     @property

@@ -89,8 +89,7 @@ def test_a_verdict_commits_the_accepted_tokens_and_the_targets_own(
     assert tuple(ledger.tokens) == PROMPT + new
     assert tuple(ledger.written) == new
     assert ledger.in_flight == ()
-    for length in range(ledger.length + 1):
-        assert ledger.digest_at(length) == extend_digest(EMPTY_DIGEST, ledger.tokens[:length])
+    assert ledger.digest == extend_digest(EMPTY_DIGEST, ledger.tokens)
 
 
 def test_a_stream_commits_one_token_a_verdict_and_ends_with_its_count() -> None:

@@ -33,8 +33,6 @@ class Profile:
     """Least and greatest power budget that can be set, watts."""
     accelerator: str
     """What besides the processor can run a draft; empty if nothing."""
-    draft_backend: str
-    """What :mod:`foredraft_edge.drafters` should run a draft with there."""
 
 
 @cache

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import ModelUnsupported
+
 __all__ = ["FAMILIES", "ModelConfig", "Rope"]
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
@@ -38,7 +40,11 @@ class Rope:
     def frequencies(self, head_dim: int) -> tuple[np.ndarray[Any, np.dtype[np.float64]], float]:
         """Angle per token of each pair of a head (radians, ``[head_dim / 2]``), and the scale of cosines and sines.
 
-        Source: ``modeling_rope_utils.py`` of transformers. The pairs are the first half of a head with the second.
+        Source: ``modeling_rope_utils.py`` of transformers. The pairs are the first half of a head with the second. The cloud
+        computes them in float32 (``foredraft_cloud.rope``), as the target's own code does.
+
+        Raises:
+            ModelUnsupported: a kind this version does not know.
         """
         pair = np.arange(0, head_dim, 2, dtype=np.float64) / head_dim
         plain: np.ndarray[Any, np.dtype[np.float64]] = self.theta**-pair
@@ -57,6 +63,8 @@ class Rope:
             if scale is None:
                 scale = 0.1 * math.log(self.factor) + 1.0 if self.factor > 1 else 1.0
             return plain / self.factor * ramp + plain * (1 - ramp), scale
+        if self.kind != "default":
+            raise ModelUnsupported(f"rotary scaling {self.kind!r} is not known; use default, linear, llama3 or yarn.")
         return plain, 1.0
 
     def _pair_turning(self, turns: float, head_dim: int) -> float:

@@ -80,7 +80,10 @@ def open_relay(
     target_host, target_port = parse_host_port(to)
     host, port = parse_host_port(listen)
     try:
-        target = socket.getaddrinfo(target_host, target_port, type=socket.SOCK_STREAM)[0][4][:2]
+        found = socket.getaddrinfo(target_host, target_port, type=socket.SOCK_STREAM)
+        # As the transport: "localhost" may be ::1 first, where a server on 127.0.0.1 is not found.
+        found.sort(key=lambda entry: entry[0] != (socket.AF_INET6 if ":" in target_host else socket.AF_INET))
+        target = found[0][4][:2]
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family, backlog=64)
     except socket.gaierror:

@@ -15,10 +15,12 @@ from draft_models import TEXT, VARIANTS, by_steps, expected
 from foredraft_edge.drafters.export import ExportOptions, export_onnx, exported
 from foredraft_edge.drafters.kept import first_layers
 from foredraft_edge.drafters.onnx import OnnxDrafter
+from foredraft_edge.drafters.rope import rotary_tables
 from foredraft_edge.drafters.torch import TorchDrafter
 from foredraft_shared.errors import ModelDamaged, ModelUnsupported, UsageError
 from foredraft_shared.messages import SamplingParams
 from foredraft_shared.models import open_model
+from foredraft_shared.models.config import Rope
 from foredraft_shared.sampling import pick
 
 
@@ -90,6 +92,13 @@ def test_ties_in_a_sub_vocabulary_head_go_to_the_lowest_id(tmp_path: Path) -> No
     drafter = OnnxDrafter(export_onnx(model.config, weights, tmp_path / "model.onnx"))
     drafter.begin(TEXT)
     assert [proposal.token for proposal in drafter.draft(2, SamplingParams())] == [9, 9]
+
+
+def test_a_draft_turns_as_its_model_says() -> None:
+    rope = Rope(kind="yarn", factor=4.0, attention_factor=0.0)
+    assert not rotary_tables(rope, 8, 3)[0].any()  # a strange scale, but what is asked for
+    with pytest.raises(ModelUnsupported, match="'spiral'"):
+        rotary_tables(Rope(kind="spiral"), 8, 3)
 
 
 def test_the_export_is_kept_and_keyed(tmp_path: Path) -> None:

@@ -123,6 +123,10 @@ class TestRope:
         np.testing.assert_allclose(frequencies, expected.numpy(), rtol=1e-5)
         assert math.isclose(scale, expected_scale, rel_tol=1e-6)
 
+    def test_a_kind_that_is_not_known(self) -> None:
+        with pytest.raises(ModelUnsupported, match="'spiral'"):
+            Rope(kind="spiral").frequencies(4)
+
     def test_plain(self) -> None:
         frequencies, scale = Rope(theta=100.0).frequencies(4)
         np.testing.assert_allclose(frequencies, [1.0, 0.1])

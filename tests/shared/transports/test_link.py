@@ -56,6 +56,19 @@ class Echo:
                 connection.shutdown(socket.SHUT_RDWR)
 
 
+def test_a_name_means_version_4_unless_version_6_is_written(echo: Echo, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = parse_host_port(echo.address)[1]
+    found = [
+        (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", port, 0, 0)),
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)),
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: list(found))
+    with LinkEmulator(f"localhost:{port}") as link:
+        assert link._relay._target == ("127.0.0.1", port)
+    with LinkEmulator(f"[::1]:{port}") as link:
+        assert link._relay._target == ("::1", port)
+
+
 @pytest.fixture
 def echo() -> Iterator[Echo]:
     server = Echo()
