@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 from collections import ChainMap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 from foredraft_shared.errors import ModelDamaged, UsageError
 from foredraft_shared.models import Model, ModelConfig
 from foredraft_shared.models.artifacts import Artifact
-from foredraft_shared.models.cache import cache_directory
+from foredraft_shared.models.cache import cache_directory, drop_unused, used
 
 __all__ = ["DraftWeights", "first_layers", "head_tokens", "kept", "trained"]
 
@@ -89,7 +87,8 @@ def head_tokens(config: ModelConfig, weights: Mapping[str, NDArray[np.float32]],
 def kept(
     draft: DraftWeights, form: str, suffix: str, make: Callable[[Path], object], *, folder: Path | None = None
 ) -> Path:
-    """The file that ``make`` writes of ``draft``: made at the first call, found in the cache after.
+    """The file that ``make`` writes of ``draft``: made at the first call, found in the cache after. When one is made there,
+    others that nobody has used for two months are removed.
 
     Args:
         form: whatever else the file depends on; its first word is part of the file's name.
@@ -98,6 +97,7 @@ def kept(
     Raises:
         UsageError: it cannot be written.
     """
+    own = folder is None  # nothing is removed from a folder that somebody named
     folder = folder or cache_directory() / "drafts"
     parts = [draft.name, form, *map(_digest, draft.sources)]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
@@ -110,8 +110,9 @@ def kept(
             raise UsageError(
                 f"the draft cannot be written to {folder} ({reason}); make room, or name another folder in FOREDRAFT_CACHE."
             ) from error
-    with contextlib.suppress(OSError):
-        os.utime(path)  # so that a clean-up can tell what is in use
+        if own:
+            drop_unused(folder, suffix)
+    used(path)
     return path
 
 

@@ -1,7 +1,7 @@
 """The compiled kernels: built once for this processor, kept in the cache folder, loaded.
 
 Built by the machine's own C++ compiler in two or three seconds, for the best set of vector instructions it and the processor
-know; a library of another source, compiler or processor has another name.
+know; a library of another source, compiler or processor has another name. One that nobody has used for two months is removed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UsageError
-from ..models.cache import cache_directory
+from ..models.cache import cache_directory, drop_unused, used
 
 __all__ = [
     "Exit",
@@ -253,6 +253,8 @@ def _built(compiler: str, name: str, instructions: frozenset[str]) -> Path:
             command = [compiler, *flags, str(_SOURCES[0]), "-o", str(made)]
             subprocess.run(command, capture_output=True, text=True, check=True, timeout=_COMPILE_SECONDS)
             made.replace(file)
+        drop_unused(folder, file.suffix)
+    used(file)
     return file
 
 

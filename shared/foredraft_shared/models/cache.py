@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -31,10 +32,11 @@ from ..errors import BackendMissing, ModelDamaged, ModelNotFound
 from .catalogue import CatalogueEntry
 from .progress import Progress
 
-__all__ = ["cache_directory", "cached_path", "fetch"]
+__all__ = ["cache_directory", "cached_path", "drop_unused", "fetch", "used"]
 
 _CHUNK_BYTES = 1 << 20
 _POLL_SECONDS = 0.2
+_UNUSED_S = 60 * 86_400.0
 _PIP = """
 import os, runpy, sys, threading
 threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
@@ -48,6 +50,27 @@ def cache_directory() -> Path:
     """The folder of everything foredraft fetches; not made here."""
     override = os.environ.get("FOREDRAFT_CACHE")
     return Path(override).expanduser() if override else user_cache_path("foredraft", appauthor=False)
+
+
+def used(file: Path) -> None:
+    """Note that a file which was made here, and can be made anew, is in use: see :func:`drop_unused`."""
+    with suppress(OSError):
+        os.utime(file)
+
+
+def drop_unused(folder: Path, suffix: str) -> None:
+    """Remove files that were made here, can be made anew, and have not been :func:`used` for two months.
+
+    Args:
+        suffix: of their names; what lies beside one, under its name and ``.data``, goes with it.
+    """
+    oldest = time.time() - _UNUSED_S
+    with suppress(OSError):
+        for file in folder.glob(f"*{suffix}"):
+            with suppress(OSError):
+                if file.stat().st_mtime < oldest:
+                    file.unlink()
+                    file.with_name(f"{file.name}.data").unlink(missing_ok=True)
 
 
 def cached_path(entry: CatalogueEntry) -> Path | None:

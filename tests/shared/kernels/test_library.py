@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,6 +69,24 @@ def test_a_processor_gets_the_best_it_and_the_compiler_know(
     (file,) = (tmp_path / "cache" / "kernels").iterdir()
     assert file.name.startswith(f"{best}-")
     assert set(c._SETS[best].flags) < set(file.read_text().split())
+
+
+def test_libraries_that_nobody_uses_any_more_are_removed(
+    compiler: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(c, "_processor", lambda: frozenset(ZEN2.split()))
+    folder = tmp_path / "cache" / "kernels"
+    folder.mkdir(parents=True)
+    for name, days in (("old.so", 70), ("recent.so", 50), ("old.txt", 70)):
+        (folder / name).touch()
+        os.utime(folder / name, (time.time() - days * 86_400,) * 2)
+    assert c.instruction_set() == "avx2"
+    (made,) = folder.glob("avx2-*.so")
+    assert {file.name for file in folder.iterdir()} == {"recent.so", "old.txt", made.name}
+    os.utime(made, (1, 1))
+    c._found.cache_clear()
+    assert c.instruction_set() == "avx2"
+    assert made.stat().st_mtime > time.time() - 60
 
 
 def test_tiles_where_processor_compiler_and_system_have_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
