@@ -130,6 +130,7 @@ def generate(
                 draft_length=draft_length,
                 options=options,
                 observe=writer.write if writer else None,
+                epoch_ns=writer.began_ns if writer else None,
                 on_disconnect=loss,
                 deadline_ms=deadline_ms,
             )

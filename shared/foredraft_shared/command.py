@@ -155,7 +155,11 @@ def _origin(error: typer.TyperException, context: Any) -> str:
 
 
 def _complain(message: str) -> None:
-    line = Text.assemble(("error: ", "bold red"), " ".join(message.split()))
+    # A server's words, or a file's name, might steer the terminal.
+    harmless = "".join(
+        each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in " ".join(message.split())
+    )
+    line = Text.assemble(("error: ", "bold red"), harmless)
     with suppress(OSError, SystemExit):  # nobody can read it (for a closed pipe rich would exit); the code says as much
         Console(stderr=True).print(line, soft_wrap=True)
 

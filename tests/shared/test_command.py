@@ -44,6 +44,8 @@ def fail(kind: str) -> None:
     Which one is the argument's."""
     if kind == "link":
         raise LinkLost("nobody answers\\n at tcp://x; start [bold]foredraft serve[/bold].")
+    if kind == "steering":
+        raise LinkLost("told \x1b[2J\x07 to clear the screen.")
     if kind == "prompt":
         raise PromptTooLong("too long; shorten it.")
     if kind == "missing":
@@ -138,6 +140,7 @@ def test_help_lists_every_group_and_imports_none(environment: dict[str, str]) ->
     ("kind", "code", "words"),
     [
         ("link", 1, "nobody answers at tcp://x; start [bold]foredraft serve[/bold]."),
+        ("steering", 1, "error: told \N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER} to clear the screen."),
         ("prompt", 2, "too long; shorten it."),
         ("missing", 1, "needs surely_no_such_package, which is not installed; run: pip install 'sample-commands'"),
         ("bug", 1, "unexpected KeyError: 'key'; set FOREDRAFT_DEBUG=1"),

@@ -28,7 +28,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
-from ..errors import BackendMissing, ModelDamaged, ModelNotFound
+from ..errors import BackendMissing, ModelDamaged, ModelNotFound, UsageError
 from .catalogue import CatalogueEntry
 from .progress import Progress
 
@@ -47,9 +47,18 @@ runpy.run_module("pip", run_name="__main__", alter_sys=True)
 
 
 def cache_directory() -> Path:
-    """The folder of everything foredraft fetches; not made here."""
+    """The folder of everything foredraft fetches; not made here.
+
+    Raises:
+        UsageError: ``FOREDRAFT_CACHE`` begins with the home of a user that there is not.
+    """
     override = os.environ.get("FOREDRAFT_CACHE")
-    return Path(override).expanduser() if override else user_cache_path("foredraft", appauthor=False)
+    if not override:
+        return user_cache_path("foredraft", appauthor=False)
+    try:
+        return Path(override).expanduser()
+    except RuntimeError:
+        raise UsageError(f"FOREDRAFT_CACHE is {override}, and there is no such user; write the whole path.") from None
 
 
 def used(file: Path) -> None:

@@ -22,7 +22,7 @@ import checkpoints
 import psutil
 import pytest
 
-from foredraft_shared.errors import BackendMissing, ModelDamaged, ModelNotFound
+from foredraft_shared.errors import BackendMissing, ModelDamaged, ModelNotFound, UsageError
 from foredraft_shared.models import Model, cache, open_model
 from foredraft_shared.models.catalogue import CATALOGUE, CatalogueEntry
 from foredraft_shared.models.progress import bar, silent
@@ -125,6 +125,11 @@ class TestFetching:
         monkeypatch.setenv("FOREDRAFT_CACHE", str(tmp_path / "file" / "cache"))
         with pytest.raises(ModelNotFound, match="FOREDRAFT_CACHE"):
             cache.fetch(entry, silent)
+
+    def test_a_cache_in_the_home_of_nobody(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("FOREDRAFT_CACHE", "~surely-no-such-user/cache")
+        with pytest.raises(UsageError, match="no such user"):
+            cache.cache_directory()
 
     def test_offline(self, entry: CatalogueEntry, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ModelNotFound, match="offline"):
