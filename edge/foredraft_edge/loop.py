@@ -206,9 +206,7 @@ class RoundLoop:
             ModelChanged: the server came back with another model.
             ServerRefused: the server does not serve this request, and says why.
         """
-        began = getattr(self._planner, "began", None)  # planners of earlier versions have none
-        if began is not None:
-            began()
+        self._planner.began()
         if self._path is not None:
             self._path.begin(self._ledger.tokens)
         self._conversation.open()

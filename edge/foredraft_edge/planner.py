@@ -199,7 +199,6 @@ class AdaptivePlanner(Measuring):
         self._took_ms = 0.0
         self._foretold_ms = 0.0
         """Rounds as they were, and by the formula."""
-        self._written = 0
         self._unlooked = 0
         """Tokens of the cloud's since the draft was last compared with any."""
         self._looking = Looking()
@@ -327,9 +326,6 @@ class AdaptivePlanner(Measuring):
     def plan(self, written: int, left: int) -> Plan:
         if not self._switch:
             return Plan("speculate", "the caller asked for speculation")
-        if written == 0 or written < self._written:
-            self.began()
-        self._written = written
         plan = self._choose(left)
         if plan.mode != self._mode:
             self._anew = True  # the first round of a kind follows none
