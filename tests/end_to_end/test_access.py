@@ -104,13 +104,13 @@ def test_a_listener_that_begins_anew_costs_no_token_and_guards_as_before(
         enrolling.enrol(service.control, service.token(), "robot")
         listener = service.listening.listener
         with Client(service.address, None, tokenizer=tokenizer) as device:
-            stream = device.stream(PROMPT, max_tokens=40, stop_tokens=())
+            stream = device.stream(PROMPT, max_tokens=300, stop_tokens=())
             tokens = [next(stream).token for _ in range(5)]
             too_large = listener._backlog.too_large
             listener._backlog.too_large = lambda: not listener.restarts or too_large()  # type: ignore[method-assign]
             tokens += [event.token for event in stream]
         assert listener.restarts == 1
-        assert tokens == continuation(PROMPT, GREEDY, 40)
+        assert tokens == continuation(PROMPT, GREEDY, 300)
         refused(NotEnrolled, ZmqTransport(service.address), "enroll")
         assert soon(lambda: audit(NO_KEYS))
 
