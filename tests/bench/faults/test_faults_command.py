@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from foredraft_bench import processes
 from foredraft_bench.faults import commands, world
 from foredraft_shared.errors import UsageError
 
@@ -27,6 +28,7 @@ def test_a_run_of_nothing_is_a_usage_error(
         raise AssertionError("processes were started")
 
     monkeypatch.setattr(world, "World", started)
+    monkeypatch.setattr(processes, "stop_on_termination", lambda: None)
     asked = {"short": True, "deadlines": False, "steps": 1000, "only": "", "fresh": False, **options}
     with pytest.raises(UsageError, match=complaint):
         commands.faults(out=tmp_path / "out", **asked)

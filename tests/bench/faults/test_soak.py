@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import typer
 
+from foredraft_bench import processes
 from foredraft_bench.faults import commands, soak
 from foredraft_bench.faults.resources import Sample
 from foredraft_bench.faults.soak import Soak, SoakOptions, SoakReport
@@ -53,6 +54,7 @@ def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
         link=lambda: contextlib.nullcontext(link),
     )
     monkeypatch.setattr(soak, "World", lambda *_, **__: contextlib.nullcontext(world))
+    monkeypatch.setattr(processes, "stop_on_termination", lambda: None)
     monkeypatch.setattr(soak, "look", lambda process: Sample(0.0, 1000, 10, 5))
     monkeypatch.setattr(soak, "_REST_S", 0.0)
     monkeypatch.setattr(Soak, "_warm_up", lambda *_: None)
