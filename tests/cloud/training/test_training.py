@@ -403,7 +403,7 @@ def test_a_draft_is_gone_on_with(model: Model, collected: Path, tmp_path: Path) 
     before, after = load_artifact(first, "draft"), load_artifact(second, "draft")
     assert after.facts["trained_layers"] == before.facts["trained_layers"] == [1, 2]
     assert after.facts["earlier"]["command"] == before.facts["command"]
-    assert after.facts["untrained"] == pytest.approx(before.facts["validation"], abs=0.02)
+    assert after.facts["untrained"] == pytest.approx(before.facts["validation"], abs=0.05)  # it is stored in few bits
     assert prompt_hashes(after) == prompt_hashes(before)
     for name, value in before.tensors.items():
         np.testing.assert_allclose(after.tensors[name], value, atol=0.01)
