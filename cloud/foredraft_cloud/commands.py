@@ -8,7 +8,7 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -124,7 +124,6 @@ def serve(
     listening = Listening(bind, secure=secure or reachable, folder=data or data_folder())
     listener = listening.listener
     watch: Watch | None = None
-    before: dict[signal.Signals, Any] = {}
     try:
         watch = Watch(metrics, data or data_folder())
         if control is None and reachable:
@@ -192,7 +191,8 @@ def serve(
             else:  # Ctrl-C, or somebody is losing patience
                 server.stop()
 
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGTERM, stop)
         facts = {
             "address": listener.address,
             "control": listening.control.address if listening.control else "",
@@ -221,8 +221,6 @@ def serve(
             _write_ready_file(ready_file, json.dumps(facts) + "\n")
         server.serve()
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         if watch is not None:
             watch.close()
         listening.close()
