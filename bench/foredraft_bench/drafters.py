@@ -135,10 +135,10 @@ def _makers(
 
         return TorchDrafter(model.config, model.weights, layers=layers, dtype=dtype, threads=threads)
 
-    def compiled(draft: DraftWeights, *instructions: str) -> CachedText:
+    def compiled(draft: DraftWeights, instructions: str | None = None) -> CachedText:
         from foredraft_edge.drafters.loading import in_kernels
 
-        return in_kernels(draft, threads, *instructions)
+        return in_kernels(draft, threads, instructions)
 
     makers: dict[str, Callable[[], CachedText]] = {}
     for depth, layers in (("full", None), (f"first {first}", first)):

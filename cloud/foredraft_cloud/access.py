@@ -142,7 +142,7 @@ class Access:
         self.close()
 
     def _watch(self, revoked: Callable[[frozenset[str]], object]) -> None:
-        told: list[str] = []
+        told = 0
         while not self._closing.wait(_LOOK_EVERY_S):
             try:
                 now = self._store.revoked()
@@ -152,18 +152,18 @@ class Access:
                 if isinstance(error, KeyStoreBusy):
                     self._looked_at = time.monotonic()
                 why = str(error) or repr(error)
-                for line in ("the key store cannot be read", "everybody, until the key store can be read")[
-                    : 1 + self._blind()
-                ]:
-                    if line not in told:  # not twice a second
-                        told.append(line)
-                        self._audit.refused(line, error=why)
+                lines = ["the key store cannot be read"]
+                if self._blind():
+                    lines.append("everybody, until the key store can be read")
+                for line in lines[told:]:  # not twice a second
+                    told += 1
+                    self._audit.refused(line, error=why)
                 continue
             fresh = {key: name for key, name in now.items() if key not in self._revoked}
             self._revoked = {**self._revoked, **fresh}  # first: what it says from now on is not taken any more
             self._looked_at = time.monotonic()
             if told:
-                told.clear()
+                told = 0
                 self._audit.done("the key store can be read again")
             if fresh:
                 for key, name in fresh.items():

@@ -7,7 +7,6 @@ nobody holds the few threads for long.
 
 from __future__ import annotations
 
-import hmac
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +24,7 @@ from foredraft_shared.transports.address import parse_host_port
 from foredraft_shared.version import version
 
 from .audit import Audit, printable, short
-from .identity import Certificate
+from .identity import Certificate, shows
 from .keys import KeyStore
 
 __all__ = ["ControlPlane"]
@@ -192,7 +191,7 @@ class _Service(plane_grpc.ControlPlaneServicer):  # type: ignore[misc]
     def Drain(self, request: Any, context: Any) -> Any:  # noqa: N802
         shown = dict(context.invocation_metadata()).get("authorization", "")
         shown = shown if isinstance(shown, str) else ""
-        if not self._operator or not hmac.compare_digest(shown.encode(), f"Bearer {self._operator}".encode()):
+        if not shows(self._operator, shown):
             self._audit.refused("drain", peer=context.peer())
             context.abort(grpc.StatusCode.PERMISSION_DENIED, "only who can read operator.secret may drain this server.")
         self._audit.done("draining", grace_ms=request.grace_ms, peer=context.peer())

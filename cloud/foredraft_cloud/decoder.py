@@ -279,8 +279,7 @@ def load_target(
     states = torch.float32 if dtype == "float32" else torch.bfloat16
     config = model.config
     context = min(context or min(config.context, 8192), config.context)
-    sets = (compiled,) if isinstance(compiled, str) else ()
-    kernels = _kernels(sets) if compiled and dtype != "float32" else None
+    kernels = _kernels(compiled if isinstance(compiled, str) else None) if compiled and dtype != "float32" else None
     with torch.inference_mode():
         quantised = dtype == "w8a8"
         weights = smoothed(config, model.weights, calibration_tokens(model)) if quantised else model.weights
@@ -301,8 +300,8 @@ def load_target(
     )
 
 
-def _kernels(sets: Sequence[str]) -> ctypes.CDLL | None:
-    found, lack = library(*sets), missing(*sets)
+def _kernels(wanted: str | None) -> ctypes.CDLL | None:
+    found, lack = library(wanted), missing(wanted)
     if lack is not None:
         tell = _log.warning if lack.cure else _log.info
         tell("passes in torch, slower than in compiled kernels", reason=lack.reason, cure=lack.cure or None)

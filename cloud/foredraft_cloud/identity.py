@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import hmac
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -87,6 +88,11 @@ def _secret(path: Path, then: str) -> str:
             f"new one is made{then}."
         )
     return secret
+
+
+def shows(secret: str, header: str) -> bool:
+    """Whether the header Authorization shows ``secret``, which nobody can show where there is none."""
+    return bool(secret) and hmac.compare_digest(header.encode(), f"Bearer {secret}".encode())
 
 
 def certificate(folder: Path) -> Certificate:

@@ -9,7 +9,6 @@ A few connections at a time, each for a few seconds: whoever holds one open only
 
 from __future__ import annotations
 
-import hmac
 import json
 import socket
 import ssl
@@ -29,7 +28,7 @@ from typing_extensions import Self
 from foredraft_shared.errors import AddressInUse
 from foredraft_shared.transports.address import is_loopback, parse_host_port
 
-from .identity import certificate, metrics_secret
+from .identity import certificate, metrics_secret, shows
 
 __all__ = ["MetricsServer"]
 
@@ -131,15 +130,12 @@ class _Pages:
             return status, "application/json", json.dumps(health).encode() + b"\n"
         if path != "/metrics":
             return HTTPStatus.NOT_FOUND, "text/plain", b"there is /metrics and /health\n"
-        if self._secured and not self._shows_token(shown):
+        if self._secured and not shows(self._token, shown):
             return HTTPStatus.UNAUTHORIZED, "text/plain", b"show the token in the server's metrics.secret\n"
         if self.registry is None:
             return HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", b"the model is being loaded\n"
         encode, content_type = choose_encoder(accept)
         return HTTPStatus.OK, content_type, encode(self.registry)
-
-    def _shows_token(self, shown: str) -> bool:
-        return bool(self._token) and hmac.compare_digest(shown.encode(), f"Bearer {self._token}".encode())
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -10,6 +10,7 @@ import pytest
 import structlog
 import torch
 from decoder_models import MODELS, reference, scores, tiny_model
+from kernel_sets import kernels_of
 
 from foredraft_cloud.attention import KEY_STEP, AttentionShape, cut
 from foredraft_cloud.compiled import NativeLinear, NativeTransformer
@@ -34,11 +35,7 @@ def uncached() -> Iterator[None]:
 
 @pytest.fixture(params=(*native.possible(), "generic"))
 def kernels(request: pytest.FixtureRequest) -> ctypes.CDLL:
-    found, lack = native.library(request.param), native.missing(request.param)
-    if found is None:
-        assert lack is not None
-        pytest.skip(f"{request.param}: {lack.reason}")
-    return found
+    return kernels_of(request.param)
 
 
 def both(name: str, *, quantised: bool) -> Iterator[DecoderTarget]:
@@ -108,18 +105,15 @@ def test_a_bfloat16_product_rounds_its_inputs_and_nothing_else(outputs: int, inp
     torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-5)
 
 
-@pytest.mark.parametrize("quantised", [False, True])
-def test_products_have_the_same_bits_in_all_sets(
-    kernels: ctypes.CDLL, quantised: bool, request: pytest.FixtureRequest
-) -> None:
-    name = request.node.callspec.params["kernels"]
-    if name == "amx" and not quantised:
-        pytest.skip("tiles add up in another order")
-    plain = native.library("generic")
-    assert plain is not None
+@pytest.mark.parametrize(
+    ("name", "quantised"),  # tiles add up bfloat16 in another order
+    [(name, bits) for name in native.possible() for bits in (False, True) if (name, bits) != ("amx", False)],
+)
+def test_products_have_the_same_bits_in_all_sets(name: str, quantised: bool) -> None:
+    sets = kernels_of(name), kernels_of("generic")
     generator = torch.Generator().manual_seed(5)
     weight, rows = torch.randn(130, 203, generator=generator), torch.randn(19, 203, generator=generator)
-    found, expected = (NativeLinear(each, WeightMemory(), weight, None, quantised)(rows) for each in (kernels, plain))
+    found, expected = (NativeLinear(each, WeightMemory(), weight, None, quantised)(rows) for each in sets)
     assert torch.equal(found, expected)
 
 

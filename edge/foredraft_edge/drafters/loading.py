@@ -146,11 +146,11 @@ def _factory(kind: str) -> DrafterFactory:
 # --- the built-in kinds ----------------------------------------------------------------------------------------------
 
 
-def in_kernels(draft: DraftWeights, threads: int, *instructions: str) -> CachedText:
+def in_kernels(draft: DraftWeights, threads: int, instructions: str | None = None) -> CachedText:
     """``draft`` in the compiled kernels.
 
     Args:
-        instructions: sets to compile for, in place of the best there is.
+        instructions: the set to compile for, in place of the best.
 
     Raises:
         BackendMissing: there are none for this machine; says why.
@@ -159,7 +159,7 @@ def in_kernels(draft: DraftWeights, threads: int, *instructions: str) -> CachedT
 
     from .compiled import CompiledDrafter, packed
 
-    kernels, lack = library(*instructions), missing(*instructions)
+    kernels, lack = library(instructions), missing(instructions)
     if kernels is None:
         assert lack is not None
         cure = f"{lack.cure}, or " if lack.cure else ""

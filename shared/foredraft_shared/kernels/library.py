@@ -47,12 +47,9 @@ class _Set(NamedTuple):
     flags: tuple[str, ...]
 
 
-_FLAG_OF = {f"amx_{kind}": f"amx-{kind}" for kind in ("tile", "bf16", "int8")}
-
-
 def _x86(*instructions: str) -> _Set:
     # These and no others: a virtual machine may hide some of what the compiler believes that its processor has.
-    return _Set(instructions, tuple("-m" + _FLAG_OF.get(name, name.replace("_", "")) for name in instructions))
+    return _Set(instructions, tuple("-m" + name.replace("amx_", "amx-").replace("_", "") for name in instructions))
 
 
 _AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16", "fma")
@@ -145,13 +142,12 @@ class Missing:
     """What would give them; empty where nothing would."""
 
 
-def library(*wanted: str) -> ctypes.CDLL | None:
+def library(wanted: str | None = None) -> ctypes.CDLL | None:
     """The kernels; ``None`` where they cannot be had, for the reason that :func:`missing` tells.
 
     Args:
-        wanted: sets of instructions that will do, best first; by default all that are worth it, or the one that
-            ``FOREDRAFT_KERNELS`` names. What they compute has the same bits in all, but for passes in bfloat16 in
-            ``amx``.
+        wanted: the set of instructions; by default the best that this processor has, or the one that ``FOREDRAFT_KERNELS``
+            names. What they compute has the same bits in all, but for passes in bfloat16 in ``amx``.
 
     Raises:
         UsageError: ``FOREDRAFT_KERNELS`` names none.
@@ -160,7 +156,7 @@ def library(*wanted: str) -> ctypes.CDLL | None:
     return None if isinstance(found, Missing) else found.kernels
 
 
-def missing(*wanted: str) -> Missing | None:
+def missing(wanted: str | None = None) -> Missing | None:
     """Why :func:`library` gives none; ``None`` if it does."""
     found = _found(wanted, _asked())
     return found if isinstance(found, Missing) else None
@@ -168,7 +164,7 @@ def missing(*wanted: str) -> Missing | None:
 
 def instruction_set() -> str | Missing:
     """The set that :func:`library` is compiled for, or why there is none."""
-    found = _found((), _asked())
+    found = _found(None, _asked())
     return found if isinstance(found, Missing) else found.name
 
 
@@ -191,17 +187,16 @@ def _asked() -> str | None:
 
 
 @cache
-def _found(wanted: tuple[str, ...], asked: str | None) -> _Found | Missing:
-    if asked and wanted and asked not in wanted:
-        return Missing(f"{_ASKED} is {asked}, and these need {' or '.join(wanted)}", f"unset {_ASKED}")
+def _found(wanted: str | None, asked: str | None) -> _Found | Missing:
+    if asked and wanted not in (None, asked):
+        return Missing(f"{_ASKED} is {asked}, and these need {wanted}", f"unset {_ASKED}")
     if asked == _NONE:
         return Missing(f"{_ASKED} is {asked}", f"unset {_ASKED}")
+    named = wanted or asked
     instructions = _processor()
-    named = (asked,) if asked else wanted
-    fitting = tuple(name for name in named or _WORTH_IT if instructions.issuperset(_SETS[name].instructions))
-    if named and not fitting:
-        lacking = (each for each in _SETS[named[-1]].instructions if each not in instructions)
-        return Missing(f"this processor lacks {', '.join(lacking)}", f"unset {_ASKED}" if asked else "")
+    fitting = (named,) if named else possible()
+    if named and (lacking := [each for each in _SETS[named].instructions if each not in instructions]):
+        return Missing(f"this processor lacks {', '.join(lacking)}", "" if wanted else f"unset {_ASKED}")
     if not fitting:
         return Missing(f"this processor has none of {', '.join(_WORTH_IT)}", "")
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "c++", "clang++")), None)

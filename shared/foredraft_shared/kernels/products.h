@@ -14,18 +14,20 @@ namespace {
 void multiply(const Product &product, int64_t count, const char *rows, const float *scales, float *out, bool add) {
   const int64_t panels = rounded(product.outputs, kPanel) / kPanel;
 #ifdef FOREDRAFT_AMX
-  const Tiles tiles(in_tiles(product, count) ? rows_of_a_tile(count) : 0);
+  const bool tiled = in_tiles(product, count);
+  const Tiles tiles(tiled ? rows_of_a_tile(count) : 0);
 #endif
 #pragma omp for schedule(dynamic)
   for (int64_t index = 0; index < panels; ++index) {
-    switch (product.kind) {
 #ifdef FOREDRAFT_AMX
-      case kBfloat16: tile_panel_of_all<Bfloat16>(product, index, count, rows, scales, out, add); break;
-      case kInt8: tile_panel_of_all<Int8>(product, index, count, rows, scales, out, add); break;
-#else
+    if (tiled) {
+      tile_panel_of_all(product, index, count, rows, scales, out, add);
+      continue;
+    }
+#endif
+    switch (product.kind) {
       case kBfloat16: panel_of_all<Bfloat16>(product, index, count, rows, scales, out, add); break;
       case kInt8: panel_of_all<Int8>(product, index, count, rows, scales, out, add); break;
-#endif
       case kBlocks8: block_panel_of_all<8>(product, index, count, rows, stride_of(product), out, add); break;
       case kBlocks4: block_panel_of_all<4>(product, index, count, rows, stride_of(product), out, add);
     }

@@ -101,15 +101,13 @@ bool in_tiles(const Product &product, int64_t count) {
   return product.kind == kBfloat16 ? count > 0 : product.kind == kInt8 && count > 8;
 }
 
-template <class Kind>
 void tile_panel_of_all(const Product &product, int64_t index, int64_t count, const char *rows, const float *scales, float *out,
                        bool add) {
-  if (Kind::kBytes && !in_tiles(product, count)) return panel_of_all<Kind>(product, index, count, rows, scales, out, add);
+  const auto panel = product.kind == kInt8 ? tile_panel<Int8> : tile_panel<Bfloat16>;
   const int64_t size = rows_of_a_tile(count);
   for (int64_t done = 0; done < count; done += size) {
     const int64_t from = std::min(done, count - size);
-    tile_panel<Kind>(product, index, size, done - from, rows + from * stride_of(product), scales + from,
-                     out + from * product.outputs, add);
+    panel(product, index, size, done - from, rows + from * stride_of(product), scales + from, out + from * product.outputs, add);
   }
 }
 

@@ -13,6 +13,7 @@ import checkpoints
 import numpy as np
 import pytest
 from draft_models import VARIANTS
+from kernel_sets import kernels_of
 from numpy.typing import NDArray
 
 from foredraft_edge.drafters.compiled import CompiledDrafter, pack_draft
@@ -25,18 +26,10 @@ Floats = NDArray[np.float32]
 LONG = [int(token) for token in np.random.default_rng(1).integers(0, 397, 150)]  # more than two pages
 
 
-def kernels(name: str) -> ctypes.CDLL:
-    found, lack = c.library(name), c.missing(name)
-    if found is None:
-        assert lack is not None
-        pytest.skip(f"{name}: {lack.reason}")
-    return found
-
-
 @pytest.fixture(params=c.possible())
 def both(request: pytest.FixtureRequest) -> tuple[ctypes.CDLL, ctypes.CDLL]:
     """A set's kernels and those that need no special instructions."""
-    return kernels(request.param), kernels("generic")
+    return kernels_of(request.param), kernels_of("generic")
 
 
 @pytest.mark.parametrize(

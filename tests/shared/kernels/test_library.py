@@ -112,7 +112,7 @@ def test_tiles_where_processor_compiler_and_system_have_them(monkeypatch: pytest
 
 def test_sets_that_are_wanted_and_lacking_are_told(compiler: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(c, "_processor", lambda: frozenset(ALDER_LAKE.split()))
-    lack = c.missing("amx", "avx512")
+    lack = c.missing("avx512")
     assert lack is not None
     assert lack.reason.startswith("this processor lacks avx512f, ")
     assert not lack.cure
@@ -130,9 +130,9 @@ def test_a_set_can_be_asked_for(compiler: Path, monkeypatch: pytest.MonkeyPatch,
     for name in ("avx2", "generic"):
         monkeypatch.setenv("FOREDRAFT_KERNELS", name)
         assert c.instruction_set() == name
-        lack = c.missing("amx", "avx512")
+        lack = c.missing("avx512")
         assert lack is not None
-        assert lack.reason == f"FOREDRAFT_KERNELS is {name}, and these need amx or avx512"
+        assert lack.reason == f"FOREDRAFT_KERNELS is {name}, and these need avx512"
     assert len(list((tmp_path / "cache" / "kernels").iterdir())) == 2
     for name, reason in (("none", "FOREDRAFT_KERNELS is none"), ("neon", "this processor lacks asimd")):
         monkeypatch.setenv("FOREDRAFT_KERNELS", name)
